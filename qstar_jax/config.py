@@ -1,0 +1,283 @@
+"""The experiment's configuration: frozen dataclasses, one per part.
+
+`validate` holds the rules; `configuration.load` (cli) reads YAML into these.
+"""
+
+import dataclasses
+from typing import Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class DomainConfig:
+  """Which problems.
+
+  Attributes:
+    name: a registered domain, or `my_module:MyDomain` for one of the user's.
+    options: fields of the domain's class, e.g. `{num_numbers: 3}`.
+    min_difficulty: easiest problems of the curriculum, >= 1.
+    max_difficulty: hardest, >= min_difficulty.
+    held_out_problems: canonical problems kept out of training for evaluation.
+  """
+
+  name: str = "countdown"
+  options: dict[str, int | float | str | bool] = dataclasses.field(
+    default_factory=dict
+  )
+  min_difficulty: int = 1
+  max_difficulty: int = 1
+  held_out_problems: int = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+  """Which tokens, and how many of them.
+
+  Attributes:
+    vocabulary: `bytes`, or `sentencepiece` trained on the domain's own play.
+    vocabulary_size: pieces to train (sentencepiece only).
+    max_prompt_tokens: P; a longer prompt is an error.
+    max_step_tokens: T, delimiter included; a longer step is cut and wrong.
+    max_steps: D; a line not finished after D steps is wrong.
+  """
+
+  vocabulary: Literal["bytes", "sentencepiece"] = "sentencepiece"
+  vocabulary_size: int = 512
+  max_prompt_tokens: int = 8
+  max_step_tokens: int = 10
+  max_steps: int = 3
+
+  @property
+  def max_line_tokens(self) -> int:
+    """Tokens of the longest line: prompt and every step."""
+    return self.max_prompt_tokens + self.max_steps * self.max_step_tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+  """Decoder-only transformer with policy, value and PRM heads.
+
+  Attributes:
+    num_layers: L.
+    model_dim: M.
+    num_heads: H, query heads.
+    num_kv_heads: K, divides H (grouped-query attention).
+    head_dim: C, even (rotary embedding).
+    ffn_dim: F, width of the gated MLP.
+    rope_base: base wavelength of the rotary embedding.
+    norm_epsilon: added to the mean square in RMSNorm.
+    scan_layers: `lax.scan` over layers (compiles faster when deep) instead of
+      a Python loop (up to 2x faster on CPU).
+    compute_dtype: of activations and the step cache; heads are float32 always.
+  """
+
+  num_layers: int = 4
+  model_dim: int = 128
+  num_heads: int = 4
+  num_kv_heads: int = 4
+  head_dim: int = 32
+  ffn_dim: int = 352
+  rope_base: float = 10_000.0
+  norm_epsilon: float = 1e-6
+  scan_layers: bool = False
+  compute_dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclasses.dataclass(frozen=True)
+class SearchConfig:
+  """One search from one state, and the play that repeats it.
+
+  Attributes:
+    searcher: name of a searcher.
+    num_candidates: A, steps sampled at each expansion.
+    num_simulations: expansions per move after the root's own.
+    leaves_per_round: W, leaves of one tree expanded at once; divides
+      num_simulations.
+    temperature: of the proposal that candidates are sampled from; 0 is greedy.
+    utility: the score that drives the search: V, the PRM, or their product.
+    terminal_value: `outcome` asks the verifier, `value` the network alone.
+    prune_illegal: drop candidates that the domain refuses (needs `outcome`).
+    max_considered: candidates that sequential halving starts with at the root.
+    gumbel_scale: 1 explores; 0 is deterministic given the candidates.
+    value_scale: c_scale of sigma(q) = (c_visit + max visits) * c_scale * q.
+    maxvisit_init: c_visit.
+    mctx_mode: reproduce `mctx.gumbel_muzero_policy` on the same tree, as a
+      numeric reference (needs leaves_per_round 1).
+  """
+
+  searcher: str = "gumbel"
+  num_candidates: int = 8
+  num_simulations: int = 16
+  leaves_per_round: int = 1
+  temperature: float = 1.0
+  utility: Literal["value", "prm", "mix"] = "value"
+  terminal_value: Literal["value", "outcome"] = "value"
+  prune_illegal: bool = False
+  max_considered: int = 16
+  gumbel_scale: float = 1.0
+  value_scale: float = 0.1
+  maxvisit_init: float = 50.0
+  mctx_mode: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfPlayConfig:
+  """How much play an iteration makes. The search is `ExperimentConfig.search`.
+
+  Attributes:
+    problems_per_iteration: trees made between two learner phases.
+    batch_size: trees searched at once; divides problems_per_iteration.
+  """
+
+  problems_per_iteration: int = 256
+  batch_size: int = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class CurriculumConfig:
+  """Which training problems come more often.
+
+  Attributes:
+    uniform_share: share of problems drawn without regard to solve rates.
+    decay: weight of the past in the running solve rate of a difficulty.
+  """
+
+  uniform_share: float = 0.25
+  decay: float = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
+class ReplayConfig:
+  """What of the stored play the learner sees.
+
+  Attributes:
+    window_trees: newest trees that the learner samples from.
+    max_reuse: times a tree may be sampled before it is retired.
+    shard_trees: trees per file.
+  """
+
+  window_trees: int = 4096
+  max_reuse: int = 8
+  shard_trees: int = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnerConfig:
+  """The distillation of search into the network.
+
+  Attributes:
+    steps_per_iteration: gradient steps between two self-play phases.
+    batch_size: lines per step, over all devices.
+    learning_rate: peak, after warm-up.
+    warmup_steps: linear from 0.
+    weight_decay: decoupled (AdamW), on matrices only.
+    max_grad_norm: clip by global norm.
+    policy_weight: weight of the policy loss.
+    value_weight: weight of the value loss.
+    prm_weight: weight of the PRM loss.
+    value_lambda: 1 takes the outcome of the committed line as value target, 0
+      the search's own value, between mixes them.
+    min_visits: visits a node needs before its improved policy is a target.
+  """
+
+  steps_per_iteration: int = 64
+  batch_size: int = 256
+  learning_rate: float = 1e-3
+  warmup_steps: int = 50
+  weight_decay: float = 0.01
+  max_grad_norm: float = 1.0
+  policy_weight: float = 1.0
+  value_weight: float = 1.0
+  prm_weight: float = 1.0
+  value_lambda: float = 0.75
+  min_visits: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStartConfig:
+  """Hindsight warm start on random legal play, before the first iteration.
+
+  Attributes:
+    steps: gradient steps; 0 starts self-play from random weights.
+    corrupt_share: share of lines with a step made wrong, for value and PRM.
+  """
+
+  steps: int = 300
+  corrupt_share: float = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+  """Evaluation inside a training run, on held-out problems.
+
+  Attributes:
+    every_iterations: period; the last iteration is always evaluated.
+    num_problems: held-out problems used.
+    batch_size: trees searched at once.
+  """
+
+  every_iterations: int = 5
+  num_problems: int = 500
+  batch_size: int = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+  """Attributes:
+  every_iterations: period; the last iteration is always saved.
+  keep: newest checkpoints kept.
+  """
+
+  every_iterations: int = 1
+  keep: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  """Axes of the device mesh; one of them may be -1, filled with what is left.
+
+  Attributes:
+    data: trees and lines are split over it.
+    fsdp: parameters are split over it.
+    model: heads and hidden units are split over it.
+    cpu_devices: virtual devices to make when the platform is CPU.
+  """
+
+  data: int = -1
+  fsdp: int = 1
+  model: int = 1
+  cpu_devices: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+  """Everything that determines a run.
+
+  Attributes:
+    name: of the run; default run directory is runs/<name>.
+    seed: of every random number in the run.
+    num_iterations: of self-play and learning.
+  """
+
+  name: str = "run"
+  seed: int = 0
+  num_iterations: int = 10
+  domain: DomainConfig = dataclasses.field(default_factory=DomainConfig)
+  text: TextConfig = dataclasses.field(default_factory=TextConfig)
+  model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+  search: SearchConfig = dataclasses.field(default_factory=SearchConfig)
+  self_play: SelfPlayConfig = dataclasses.field(default_factory=SelfPlayConfig)
+  curriculum: CurriculumConfig = dataclasses.field(
+    default_factory=CurriculumConfig
+  )
+  replay: ReplayConfig = dataclasses.field(default_factory=ReplayConfig)
+  learner: LearnerConfig = dataclasses.field(default_factory=LearnerConfig)
+  warm_start: WarmStartConfig = dataclasses.field(
+    default_factory=WarmStartConfig
+  )
+  evaluation: EvaluationConfig = dataclasses.field(
+    default_factory=EvaluationConfig
+  )
+  checkpoint: CheckpointConfig = dataclasses.field(
+    default_factory=CheckpointConfig
+  )
+  mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
