@@ -1,0 +1,1 @@
+"""The joint network, its step cache and its sampling."""

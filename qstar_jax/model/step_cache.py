@@ -1,0 +1,442 @@
+"""The step cache: keys and values of a tree of steps, each computed once.
+
+The context of a node is the prompt plus the blocks of the steps on its path. A
+block holds the keys and values of one expanded step of each tree; candidates
+are kept as tokens, scores and their final hidden state until one is selected,
+whose tokens then run once in parallel. All reads of the store are made to come
+before its one write: a write free to run beside a read makes XLA copy the store.
+
+Block n of every tree is written in the same round, so that a write is one
+`dynamic_update_slice` at a shared index and not a scatter. Nothing here reads a
+block that its own tree did not write since the prompt: paths say what is read.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from qstar_jax.config import ModelConfig
+from qstar_jax.improvement import NEG_INF
+from qstar_jax.model.transformer import LayerStack, Transformer
+
+# Index of the problem itself where an index of a candidate is asked for.
+ROOT = -1
+
+
+class StepStore(NamedTuple):
+  """What the network remembers of B trees of steps. Opaque to the search.
+
+  A candidate's index is block * A + a. `path` lists blocks from the first step
+  to the block's own, -1 beyond; the root's block holds no step and stands on no
+  path. Array lists have one entry per layer.
+
+  Attributes:
+    prompt_keys: L x [B, K, P, C], rotated at absolute positions.
+    prompt_values: L x [B, K, P, C].
+    prompt_length: int32 [B].
+    prompt_hidden: [B, M], final hidden state of the prompt.
+    block_keys: L x [N, B, K, T, C], rotated at absolute positions.
+    block_values: L x [N, B, K, T, C].
+    block_length: int32 [N, B], tokens of the block's own step; 0 for a root.
+    path: int32 [N, B, D - 1], see above.
+    next_position: int32 [N, B], absolute position after the block's step.
+    tokens: int32 [N, B, A, T], candidates of each block.
+    length: int32 [N, B, A], their tokens.
+    hidden: [N, B, A, M], their final hidden state.
+  """
+
+  prompt_keys: list[chex.Array]
+  prompt_values: list[chex.Array]
+  prompt_length: chex.Array
+  prompt_hidden: chex.Array
+  block_keys: list[chex.Array]
+  block_values: list[chex.Array]
+  block_length: chex.Array
+  path: chex.Array
+  next_position: chex.Array
+  tokens: chex.Array
+  length: chex.Array
+  hidden: chex.Array
+
+
+def empty_store(
+  config: ModelConfig,
+  *,
+  num_trees: int,
+  num_blocks: int,
+  num_candidates: int,
+  max_prompt_tokens: int,
+  max_step_tokens: int,
+  max_steps: int,
+) -> StepStore:
+  """An empty store. Allocate once, donate and reuse from search to search."""
+  b, n, a, t = num_trees, num_blocks, num_candidates, max_step_tokens
+  k, c, m = config.num_kv_heads, config.head_dim, config.model_dim
+  dtype = jnp.dtype(config.compute_dtype)
+
+  def per_layer(shape):
+    return [jnp.zeros(shape, dtype) for _ in range(config.num_layers)]
+
+  return StepStore(
+    prompt_keys=per_layer((b, k, max_prompt_tokens, c)),
+    prompt_values=per_layer((b, k, max_prompt_tokens, c)),
+    prompt_length=jnp.zeros((b,), jnp.int32),
+    prompt_hidden=jnp.zeros((b, m), dtype),
+    block_keys=per_layer((n, b, k, t, c)),
+    block_values=per_layer((n, b, k, t, c)),
+    block_length=jnp.zeros((n, b), jnp.int32),
+    path=jnp.full((n, b, max_steps - 1), -1, jnp.int32),
+    next_position=jnp.zeros((n, b), jnp.int32),
+    tokens=jnp.zeros((n, b, a, t), jnp.int32),
+    length=jnp.zeros((n, b, a), jnp.int32),
+    hidden=jnp.zeros((n, b, a, m), dtype),
+  )
+
+
+def prefill(
+  model: Transformer,
+  store: StepStore,
+  prompt_BP: chex.Array,
+  prompt_length_B: chex.Array,
+) -> StepStore:
+  """Runs the prompts; every block of the store is free again afterwards.
+
+  Args:
+    model: the network.
+    store: of matching shapes; consumed.
+    prompt_BP: [B, P] int32, padded on the right.
+    prompt_length_B: [B] int32 in 1..P.
+
+  Returns:
+    The store with the prompts' keys, values and final hidden states.
+  """
+  chex.assert_equal_shape_prefix([prompt_BP, store.prompt_keys[0]], 1)
+  position_BP = jnp.broadcast_to(
+    jnp.arange(prompt_BP.shape[1]), prompt_BP.shape
+  )
+
+  def fn(layer, x_BPM):
+    query, key, value = layer.project(x_BPM, position_BP)
+    attended = jax.nn.dot_product_attention(query, key, value, is_causal=True)
+    kept = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
+    return layer.finish(x_BPM, attended), kept
+
+  x_BPM, kept = model.layer_stack().run(fn, model.embed(prompt_BP))
+  last_BM = jnp.take_along_axis(
+    x_BPM, prompt_length_B[:, None, None] - 1, axis=1
+  )[:, 0]
+  return store._replace(
+    prompt_keys=[key for key, _ in kept],
+    prompt_values=[value for _, value in kept],
+    prompt_length=prompt_length_B,
+    prompt_hidden=model.final_norm(last_BM),
+  )
+
+
+class Leaf(NamedTuple):
+  """The W candidates per tree that are about to be expanded.
+
+  Attributes:
+    tokens: int32 [B, W, T] of the candidate's own step; length 0 for a root.
+    length: int32 [B, W].
+    hidden: [B, W, M], final hidden state of the candidate (or prompt).
+    ancestors: int32 [B, W, max(D - 2, 0)], blocks before the step, -1 beyond.
+    is_root: bool [B, W].
+    position: int32 [B, W], absolute position of the step's first token.
+  """
+
+  tokens: chex.Array
+  length: chex.Array
+  hidden: chex.Array
+  ancestors: chex.Array
+  is_root: chex.Array
+  position: chex.Array
+
+
+class Prefix(NamedTuple):
+  """Keys and values that all streams of a leaf share. X = B * W leaves.
+
+  Attributes:
+    keys: L x [X, K, C, S]; S = P, ancestors' blocks, own block.
+    values: L x [X, K, S, C].
+    bias: float32 [X, S], 0 where there is a token, else `NEG_INF`.
+  """
+
+  keys: list[chex.Array]
+  values: list[chex.Array]
+  bias: chex.Array
+
+
+def _gather(array_NB: chex.Array, index_BX: chex.Array) -> chex.Array:
+  """array[index[b, ...], b] for every b; out of range is clipped."""
+  # vmap and not advanced indexing: a sharded B axis then needs no all-gather.
+  return jax.vmap(lambda x, i: x.at[i].get(mode="clip"), in_axes=(1, 0))(
+    array_NB, index_BX
+  )
+
+
+def _bias(is_token: chex.Array) -> chex.Array:
+  return jnp.where(is_token, 0.0, NEG_INF).astype(jnp.float32)
+
+
+def load_leaf(store: StepStore, leaf_BW: chex.Array) -> Leaf:
+  """Reads what the store knows of candidates that become blocks.
+
+  Args:
+    store: the store.
+    leaf_BW: int32 [B, W] candidate indices, or `ROOT`.
+
+  Returns:
+    The leaves.
+  """
+  num_candidates = store.tokens.shape[2]
+  is_root_BW = leaf_BW < 0
+  parent_BW = jnp.maximum(leaf_BW, 0) // num_candidates
+  slot_BW = jnp.maximum(leaf_BW, 0) % num_candidates
+
+  def of_candidate(array_NBA):
+    of_parent = _gather(array_NBA, parent_BW)
+    index = jnp.expand_dims(slot_BW, tuple(range(2, of_parent.ndim)))
+    return jnp.take_along_axis(of_parent, index, axis=2)[:, :, 0]
+
+  # The parent of an expandable leaf stands at depth D - 2 at most.
+  max_ancestors = max(store.path.shape[2] - 1, 0)
+  ancestors = _gather(store.path[:, :, :max_ancestors], parent_BW)
+  return Leaf(
+    tokens=of_candidate(store.tokens),
+    length=jnp.where(is_root_BW, 0, of_candidate(store.length)),
+    hidden=jnp.where(
+      is_root_BW[..., None],
+      store.prompt_hidden[:, None],
+      of_candidate(store.hidden),
+    ),
+    ancestors=jnp.where(is_root_BW[..., None], -1, ancestors),
+    is_root=is_root_BW,
+    position=jnp.where(
+      is_root_BW,
+      store.prompt_length[:, None],
+      _gather(store.next_position, parent_BW),
+    ),
+  )
+
+
+def load_prefix(store: StepStore, leaf: Leaf) -> Prefix:
+  """Gathers the prompt and the ancestors' blocks of every leaf."""
+  b, w, t = leaf.tokens.shape
+  num_leaves = b * w
+
+  def gather(prompt_BKPC, block_NBKTC):
+    blocks = jnp.moveaxis(_gather(block_NBKTC, leaf.ancestors), 3, 2)
+    k, c = blocks.shape[2], blocks.shape[-1]
+    blocks = jnp.reshape(blocks, (num_leaves, k, -1, c))
+    prompt = jnp.repeat(prompt_BKPC, w, axis=0)
+    return jnp.concatenate([prompt, blocks], axis=2)
+
+  prompt_size = store.prompt_keys[0].shape[2]
+  in_prompt_BP = jnp.arange(prompt_size)[None] < store.prompt_length[:, None]
+  length = _gather(store.block_length, leaf.ancestors)
+  length = jnp.where(leaf.ancestors >= 0, length, 0)
+  in_blocks = jnp.arange(t)[None, None, None] < length[..., None]
+  in_prefix_XS = jnp.concatenate(
+    [
+      jnp.repeat(in_prompt_BP, w, axis=0),
+      jnp.reshape(in_blocks, (num_leaves, -1)),
+    ],
+    axis=1,
+  )
+  return Prefix(
+    keys=[
+      jnp.swapaxes(gather(prompt, block), 2, 3)
+      for prompt, block in zip(
+        store.prompt_keys, store.block_keys, strict=True
+      )
+    ],
+    values=[
+      gather(prompt, block)
+      for prompt, block in zip(
+        store.prompt_values, store.block_values, strict=True
+      )
+    ],
+    bias=_bias(in_prefix_XS),
+  )
+
+
+def run_leaf(
+  model: Transformer,
+  layers: LayerStack,
+  store: StepStore,
+  leaf: Leaf,
+  block: chex.Array,
+) -> tuple[StepStore, Prefix]:
+  """Runs the leaves' own steps in parallel and writes them into their blocks.
+
+  Args:
+    model: the network.
+    layers: its layers.
+    store: consumed.
+    leaf: W leaves per tree.
+    block: int32 scalar, first of the W blocks to write.
+
+  Returns:
+    The store with the new blocks, and the prefix of every leaf, whose last T
+    slots are its own step.
+  """
+  b, w, t = leaf.tokens.shape
+  num_leaves = b * w
+  slot_T = jnp.arange(t)
+  # The barrier orders the reads before the write, which then is in place.
+  store, prefix = jax.lax.optimization_barrier(
+    (store, load_prefix(store, leaf))
+  )
+  position_XT = jnp.reshape(
+    leaf.position[..., None] + slot_T[None, None], (num_leaves, t)
+  )
+  prefix_bias = prefix.bias[:, None, None]
+  own_bias = _bias(slot_T[None, :] <= slot_T[:, None])[None, None]
+
+  def fn(layer, x_XTM, prefix_keys, prefix_values):
+    query, key, value = layer.project(x_XTM, position_XT)
+    key_XKCT = jnp.transpose(key, (0, 2, 3, 1))
+    value_XKTC = jnp.swapaxes(value, 1, 2)
+    attended = attend(
+      query,
+      [
+        (prefix_keys, prefix_values, prefix_bias),
+        (key_XKCT, value_XKTC, own_bias),
+      ],
+    )
+    return layer.finish(x_XTM, attended), (key_XKCT, value_XKTC)
+
+  _, own = layers.run(
+    fn,
+    model.embed(jnp.reshape(leaf.tokens, (num_leaves, t))),
+    prefix.keys,
+    prefix.values,
+  )
+
+  def write(blocks, values):
+    """Writes blocks from values [B * W, ...]."""
+    return _write(blocks, values.reshape(b, w, *values.shape[1:]), block)
+
+  in_step_XT = slot_T[None] < jnp.reshape(leaf.length, (num_leaves, 1))
+  store = store._replace(
+    block_keys=[
+      write(blocks, jnp.swapaxes(key, 2, 3))
+      for blocks, (key, _) in zip(store.block_keys, own, strict=True)
+    ],
+    block_values=[
+      write(blocks, value)
+      for blocks, (_, value) in zip(store.block_values, own, strict=True)
+    ],
+    block_length=write(store.block_length, leaf.length.reshape(-1)),
+    path=write(store.path, _own_path(leaf, block, store.path.shape[2])),
+    next_position=write(
+      store.next_position, (leaf.position + leaf.length).reshape(-1)
+    ),
+  )
+  prefix = Prefix(
+    keys=[
+      jnp.concatenate([keys, key], axis=3)
+      for keys, (key, _) in zip(prefix.keys, own, strict=True)
+    ],
+    values=[
+      jnp.concatenate([values, value], axis=2)
+      for values, (_, value) in zip(prefix.values, own, strict=True)
+    ],
+    bias=jnp.concatenate([prefix.bias, _bias(in_step_XT)], axis=1),
+  )
+  return store, prefix
+
+
+def write_candidates(
+  store: StepStore,
+  block: chex.Array,
+  tokens_BWAT: chex.Array,
+  length_BWA: chex.Array,
+  hidden_BWAM: chex.Array,
+) -> StepStore:
+  """Keeps the candidates sampled at blocks `block`..`block + W - 1`."""
+  return store._replace(
+    tokens=_write(store.tokens, tokens_BWAT, block),
+    length=_write(store.length, length_BWA, block),
+    hidden=_write(store.hidden, hidden_BWAM, block),
+  )
+
+
+def _write(blocks_NB, values_BW, block) -> chex.Array:
+  """Writes W blocks of every tree at once: one slice at a shared index."""
+  start = (block,) + (0,) * (blocks_NB.ndim - 1)
+  return jax.lax.dynamic_update_slice(
+    blocks_NB, jnp.swapaxes(values_BW, 0, 1), start
+  )
+
+
+def _own_path(leaf: Leaf, block: chex.Array, size: int) -> chex.Array:
+  """[B * W, D - 1] ancestors with the leaf's own block behind them."""
+  b, w, num_ancestors = leaf.ancestors.shape
+  depth_BW = jnp.sum(leaf.ancestors >= 0, axis=-1)
+  own_BW = jnp.where(leaf.is_root, -1, block + jnp.arange(w)[None])
+  padding = ((0, 0), (0, 0), (0, size - num_ancestors))
+  path = jnp.pad(leaf.ancestors, padding, constant_values=-1)
+  is_own = jnp.arange(size)[None, None] == depth_BW[..., None]
+  return jnp.where(is_own, own_BW[..., None], path).reshape(b * w, size)
+
+
+def attend(
+  query_XRHC: chex.Array,
+  segments: list[tuple[chex.Array, chex.Array, chex.Array]],
+) -> chex.Array:
+  """Softmax attention over several segments of keys at once.
+
+  Args:
+    query_XRHC: [X, R, H, C], R queries of each of X leaves.
+    segments: of (key, value, bias). A segment that all R queries share has key
+      [X, K, C, S] and value [X, K, S, C]; one of each query's own has key
+      [X, R, K, C, S] and value [X, R, K, S, C]. The bias broadcasts to
+      [X, K, R, S] or to [X, R, K, S].
+
+  Returns:
+    [X, R, H, C] in the query's dtype; softmax in float32.
+  """
+  x, r, h, c = query_XRHC.shape
+  k = segments[0][0].shape[-3]
+  g = h // k
+  query_XRKGC = jnp.reshape(query_XRHC, (x, r, k, g, c))
+  query_XKRGC = jnp.swapaxes(query_XRKGC, 1, 2)
+  scores = []
+  for key, _, bias in segments:
+    if key.ndim == 4:
+      score = _product(jnp.reshape(query_XKRGC, (x, k, r * g, c)), key)
+      score = jnp.reshape(score, (x, k, r, g, -1))
+    else:
+      score = jnp.swapaxes(_product(query_XRKGC, key), 1, 2)
+      bias = jnp.swapaxes(bias, 1, 2)
+    bias = jnp.broadcast_to(bias[:, :, :, None], score.shape)
+    scores.append(score * c**-0.5 + bias)
+  weight = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
+  weight = weight.astype(query_XRHC.dtype)
+  output_XRKGC = jnp.zeros_like(query_XRKGC)
+  start = 0
+  for key, value, _ in segments:
+    size = key.shape[-1]
+    part = jax.lax.slice_in_dim(weight, start, start + size, axis=4)
+    start += size
+    if key.ndim == 4:
+      part = jnp.reshape(part, (x, k, r * g, size))
+      product = jnp.reshape(_product(part, value), (x, k, r, g, c))
+      product = jnp.swapaxes(product, 1, 2)
+    else:
+      product = _product(jnp.swapaxes(part, 1, 2), value)
+    output_XRKGC += product.astype(output_XRKGC.dtype)
+  return jnp.reshape(output_XRKGC, (x, r, h, c))
+
+
+def _product(left: chex.Array, right: chex.Array) -> chex.Array:
+  """Matrix products over the last two axes, accumulated in float32."""
+  batch = tuple(range(left.ndim - 2))
+  dimensions = (((left.ndim - 1,), (left.ndim - 2,)), (batch, batch))
+  return jax.lax.dot_general(
+    left, right, dimensions, preferred_element_type=jnp.float32
+  )

@@ -1,0 +1,273 @@
+"""Decoder-only transformer with policy, value and PRM heads, in Flax NNX.
+
+RMSNorm, rotary positions, grouped-query attention, gated MLP, tied embedding.
+The parameters of all layers are stacked on a leading axis L. A `Layer` knows
+its own mathematics and not what its queries attend to: that is decided by the
+caller, `Transformer.forward` here or the step cache in `step_cache.py`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+from qstar_jax.config import ModelConfig
+
+
+def rotate(
+  x_THC: chex.Array, position_T: chex.Array, base: float
+) -> chex.Array:
+  """Rotary position embedding (Su et al. 2021), halves convention.
+
+  Args:
+    x_THC: [..., heads, C] queries or keys.
+    position_T: [...] int32 absolute positions.
+    base: base wavelength.
+
+  Returns:
+    The rotated array, of the same shape and dtype.
+  """
+  half = x_THC.shape[-1] // 2
+  frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  angle = jnp.expand_dims(
+    jnp.multiply.outer(position_T.astype(jnp.float32), frequency), axis=-2
+  )
+  sin, cos = jnp.sin(angle), jnp.cos(angle)
+  first, second = jnp.split(x_THC.astype(jnp.float32), 2, axis=-1)
+  rotated = [first * cos - second * sin, second * cos + first * sin]
+  return jnp.concatenate(rotated, axis=-1).astype(x_THC.dtype)
+
+
+class Layer(nnx.Module):
+  """One layer: `project`, then the caller's attention, then `finish`."""
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    self.config = config
+    dtype = jnp.dtype(config.compute_dtype)
+    query_dim = config.num_heads * config.head_dim
+    kv_dim = config.num_kv_heads * config.head_dim
+
+    def linear(fan_in, fan_out, scale=1.0):
+      return nnx.Linear(
+        fan_in,
+        fan_out,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=nnx.initializers.normal(scale * fan_in**-0.5),
+        rngs=rngs,
+      )
+
+    def norm():
+      return nnx.RMSNorm(
+        config.model_dim, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs
+      )
+
+    # What a layer adds starts small, so depth does not grow the stream.
+    branch = (2 * config.num_layers) ** -0.5
+    self.attention_norm = norm()
+    self.query = linear(config.model_dim, query_dim)
+    self.key = linear(config.model_dim, kv_dim)
+    self.value = linear(config.model_dim, kv_dim)
+    self.output = linear(query_dim, config.model_dim, branch)
+    self.mlp_norm = norm()
+    self.gate = linear(config.model_dim, config.ffn_dim)
+    self.up = linear(config.model_dim, config.ffn_dim)
+    self.down = linear(config.ffn_dim, config.model_dim, branch)
+
+  def project(
+    self, x_TM: chex.Array, position_T: chex.Array
+  ) -> tuple[chex.Array, chex.Array, chex.Array]:
+    """Queries, keys and values of [..., M] at absolute positions [...].
+
+    Returns:
+      query [..., H, C], key [..., K, C] (both rotated), value [..., K, C].
+    """
+    c = self.config.head_dim
+    normed_TM = self.attention_norm(x_TM)
+
+    def heads(linear):
+      y = linear(normed_TM)
+      return jnp.reshape(y, (*y.shape[:-1], -1, c))
+
+    base = self.config.rope_base
+    query_THC = rotate(heads(self.query), position_T, base)
+    key_TKC = rotate(heads(self.key), position_T, base)
+    return query_THC, key_TKC, heads(self.value)
+
+  def finish(self, x_TM: chex.Array, attended_THC: chex.Array) -> chex.Array:
+    """Adds attention's output [..., H, C] and the MLP's to x [..., M]."""
+    flat = jnp.reshape(attended_THC, (*attended_THC.shape[:-2], -1))
+    x_TM = x_TM + self.output(flat)
+    normed_TM = self.mlp_norm(x_TM)
+    gated_TF = nnx.silu(self.gate(normed_TM)) * self.up(normed_TM)
+    return x_TM + self.down(gated_TF)
+
+
+# (layer, x, *state of this layer) -> (x, output of this layer).
+LayerFn = Callable[..., tuple[chex.Array, Any]]
+
+
+class LayerStack:
+  """The layers of a model, cast to the compute dtype, to be run in order.
+
+  Made once at the top of a compiled function, so that slicing and casting the
+  parameters stay out of its inner loops.
+  """
+
+  def __init__(self, layers: Layer, config: ModelConfig):
+    dtype = jnp.dtype(config.compute_dtype)
+    self._graphdef, state = nnx.split(layers)
+    self._stacked = jax.tree.map(lambda x: x.astype(dtype), state)
+    self._scan = config.scan_layers
+    self._num_layers = config.num_layers
+    if not self._scan:
+      self._layers = [
+        nnx.merge(self._graphdef, jax.tree.map(lambda x: x[i], self._stacked))
+        for i in range(config.num_layers)
+      ]
+
+  def run(
+    self, fn: LayerFn, x: chex.Array, *states: list[Any]
+  ) -> tuple[chex.Array, list[Any]]:
+    """Applies `fn` layer after layer.
+
+    Args:
+      fn: see `LayerFn`.
+      x: carried through the layers.
+      *states: each a list of L pytrees, one per layer.
+
+    Returns:
+      The last x, and the list of the layers' outputs.
+    """
+    if not self._scan:
+      outputs = []
+      for layer, *state in zip(self._layers, *states, strict=True):
+        x, output = fn(layer, x, *state)
+        outputs.append(output)
+      return x, outputs
+
+    def body(x, inputs):
+      layer_state, *state = inputs
+      return fn(nnx.merge(self._graphdef, layer_state), x, *state)
+
+    stacked = [jax.tree.map(lambda *xs: jnp.stack(xs), *s) for s in states]
+    x, stacked_outputs = jax.lax.scan(body, x, (self._stacked, *stacked))
+    outputs = [
+      jax.tree.map(lambda y: y[i], stacked_outputs)
+      for i in range(self._num_layers)
+    ]
+    return x, outputs
+
+
+class HeadOutput(NamedTuple):
+  """What the heads read from hidden states [..., M].
+
+  Attributes:
+    value_logit: [...] float32; its sigmoid is V, P(solved) in [0, 1].
+    prm_logit: [...] float32; its sigmoid is R in [0, 1], P(the step that ends
+      here is legal and a solution is still reachable).
+  """
+
+  value_logit: chex.Array
+  prm_logit: chex.Array
+
+
+class Transformer(nnx.Module):
+  """The joint network. Parameters are float32, heads compute in float32."""
+
+  def __init__(
+    self, config: ModelConfig, vocabulary_size: int, *, rngs: nnx.Rngs
+  ):
+    self.config = config
+    dtype = jnp.dtype(config.compute_dtype)
+    self.embedding = nnx.Embed(
+      vocabulary_size,
+      config.model_dim,
+      dtype=dtype,
+      embedding_init=nnx.initializers.normal(config.model_dim**-0.5),
+      rngs=rngs,
+    )
+
+    @nnx.split_rngs(splits=config.num_layers)
+    @nnx.vmap
+    def make_layers(rngs):
+      return Layer(config, rngs=rngs)
+
+    self.layers = make_layers(rngs)
+    self.final_norm = nnx.RMSNorm(
+      config.model_dim, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs
+    )
+    # Zero: untrained heads say 1/2 everywhere.
+    zeros = nnx.initializers.zeros_init()
+    self.value_head = nnx.Linear(
+      config.model_dim, 1, kernel_init=zeros, dtype=jnp.float32, rngs=rngs
+    )
+    self.prm_head = nnx.Linear(
+      config.model_dim, 1, kernel_init=zeros, dtype=jnp.float32, rngs=rngs
+    )
+
+  def layer_stack(self) -> LayerStack:
+    """The layers, ready to run; make it once per compiled function."""
+    return LayerStack(self.layers, self.config)
+
+  def embed(self, tokens_T: chex.Array) -> chex.Array:
+    """[...] int32 tokens to [..., M]."""
+    return self.embedding(tokens_T)
+
+  def forward(self, tokens_BT: chex.Array) -> chex.Array:
+    """Hidden states of whole sequences, the heads' input.
+
+    Attention is causal, so padding on the right changes nothing before it.
+
+    Args:
+      tokens_BT: [B, T] int32.
+
+    Returns:
+      [B, T, M] hidden states after the final norm, in the compute dtype.
+    """
+    position_BT = jnp.broadcast_to(
+      jnp.arange(tokens_BT.shape[1]), tokens_BT.shape
+    )
+
+    def fn(layer, x_BTM):
+      query, key, value = layer.project(x_BTM, position_BT)
+      attended = jax.nn.dot_product_attention(
+        query, key, value, is_causal=True
+      )
+      return layer.finish(x_BTM, attended), ()
+
+    x_BTM, _ = self.layer_stack().run(fn, self.embed(tokens_BT))
+    return self.final_norm(x_BTM)
+
+  def logits(self, hidden_TM: chex.Array) -> chex.Array:
+    """Policy head: [..., M] to [..., V] float32 logits of the next token."""
+    embedding_VM = self.embedding.embedding[...]
+    return hidden_TM.astype(jnp.float32) @ embedding_VM.T
+
+  def heads(self, hidden_TM: chex.Array) -> HeadOutput:
+    """Value and PRM heads: [..., M] to logits [...]."""
+    hidden_TM = hidden_TM.astype(jnp.float32)
+    return HeadOutput(
+      value_logit=self.value_head(hidden_TM)[..., 0],
+      prm_logit=self.prm_head(hidden_TM)[..., 0],
+    )
+
+
+def init_model(
+  config: ModelConfig, vocabulary_size: int, seed: int
+) -> tuple[nnx.GraphDef, nnx.State]:
+  """A fresh network, split into its structure and its parameters.
+
+  Args:
+    config: shapes.
+    vocabulary_size: V.
+    seed: of the initial values.
+
+  Returns:
+    (graphdef, params); `nnx.merge(graphdef, params)` is a `Transformer`.
+  """
+  model = Transformer(config, vocabulary_size, rngs=nnx.Rngs(seed))
+  return nnx.split(model)

@@ -1,0 +1,1 @@
+"""Play: a network and a search make trees."""

@@ -1,0 +1,102 @@
+"""The expand function of a network: step cache, decoding and heads together."""
+
+import chex
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qstar_jax.model import decoding
+from qstar_jax.model import sampling
+from qstar_jax.model import step_cache
+from qstar_jax.search.expand import ExpandFn, Expansion
+
+
+def count_duplicates(tokens_BWAT: chex.Array) -> chex.Array:
+  """How many samples each candidate stands for.
+
+  Args:
+    tokens_BWAT: [..., A, T] int32, 0 behind a candidate's end.
+
+  Returns:
+    [..., A] int32: at the first of equal candidates their number, at the
+    others 0.
+  """
+  a = tokens_BWAT.shape[-2]
+  is_same = jnp.all(
+    tokens_BWAT[..., :, None, :] == tokens_BWAT[..., None, :, :], axis=-1
+  )
+  earlier = jnp.tril(jnp.ones((a, a), bool), k=-1)
+  earlier = jnp.broadcast_to(earlier, is_same.shape)
+  is_first = ~jnp.any(is_same & earlier, axis=-1)
+  return jnp.where(is_first, jnp.sum(is_same, axis=-1), 0).astype(jnp.int32)
+
+
+def make_expand_fn(
+  graphdef: nnx.GraphDef,
+  *,
+  ends_step: np.ndarray,
+  end_token: int,
+  temperature: float,
+) -> ExpandFn:
+  """An expand function over a `StepStore`, to be called under jit.
+
+  Args:
+    graphdef: structure of the `Transformer` whose params are passed in.
+    ends_step: bool [V], tokens that end a step.
+    end_token: the token that ends a step and finishes the line.
+    temperature: of the proposal; 0 is greedy.
+
+  Returns:
+    The function; it consumes the store and its keys.
+  """
+  ends_step_V = np.asarray(ends_step, bool)
+
+  def expand(params, rng_key_B, store, leaf_BW, block):
+    model = nnx.merge(graphdef, params)
+    layers = model.layer_stack()
+    b, w = leaf_BW.shape
+    _, _, a, t = store.tokens.shape
+
+    leaf = step_cache.load_leaf(store, leaf_BW)
+    store, prefix = step_cache.run_leaf(model, layers, store, leaf, block)
+    uniform = sampling.per_row_uniform(rng_key_B, (w, a, t))
+    steps = decoding.decode_steps(
+      model,
+      layers,
+      prefix,
+      leaf.hidden.reshape(b * w, -1),
+      (leaf.position + leaf.length).reshape(-1),
+      uniform.reshape(b * w, a, t),
+      jnp.asarray(ends_step_V),
+      temperature,
+    )
+    heads = model.heads(steps.hidden)
+
+    def by_tree(y):
+      return y.reshape(b, w, *y.shape[1:])
+
+    store = step_cache.write_candidates(
+      store,
+      block,
+      by_tree(steps.tokens),
+      by_tree(steps.length),
+      by_tree(steps.hidden),
+    )
+    last = jnp.maximum(steps.length - 1, 0)[..., None]
+    last_token = jnp.take_along_axis(steps.tokens, last, axis=-1)[..., 0]
+    tokens = by_tree(steps.tokens)
+    expansion = Expansion(
+      tokens=tokens,
+      length=by_tree(steps.length),
+      token_log_prob=by_tree(steps.token_log_prob),
+      proposal_log_prob=by_tree(steps.proposal_log_prob),
+      value=by_tree(jax.nn.sigmoid(heads.value_logit)),
+      prm=by_tree(jax.nn.sigmoid(heads.prm_logit)),
+      ended=by_tree(steps.is_complete & (last_token == end_token)),
+      truncated=by_tree(~steps.is_complete),
+      count=count_duplicates(tokens),
+    )
+    return expansion, store
+
+  return expand
