@@ -1,0 +1,1 @@
+"""Batched search over reasoning steps. Given functions, never a model."""

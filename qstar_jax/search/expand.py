@@ -1,0 +1,84 @@
+"""The seam between a search and what it searches with."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import chex
+import numpy as np
+
+
+class Expansion(NamedTuple):
+  """A candidates sampled at each of W leaves of each of B trees.
+
+  Attributes:
+    tokens: int32 [B, W, A, T], 0 behind a candidate's end.
+    length: int32 [B, W, A], tokens in use, the delimiter included.
+    token_log_prob: float32 [B, W, A, T], log pi of each token, nats, at
+      temperature 1; 0 behind the end.
+    proposal_log_prob: float32 [B, W, A], nats, of the candidate under what it
+      was sampled from.
+    value: float32 [B, W, A] in [0, 1], V after the candidate.
+    prm: float32 [B, W, A] in [0, 1], PRM score of the candidate.
+    ended: bool [B, W, A], the candidate finishes its line.
+    truncated: bool [B, W, A], no delimiter within T tokens.
+    count: int32 [B, W, A] >= 0, samples that were this candidate; 0 marks a
+      duplicate merged into an earlier one, which is no candidate any more.
+  """
+
+  tokens: chex.Array
+  length: chex.Array
+  token_log_prob: chex.Array
+  proposal_log_prob: chex.Array
+  value: chex.Array
+  prm: chex.Array
+  ended: chex.Array
+  truncated: chex.Array
+  count: chex.Array
+
+
+# What a search hands through to its expand function and never looks into.
+Store = Any
+
+# (params, rng_key_B, store, leaf_BW, block) -> (Expansion, store).
+#
+# Samples candidates at leaf_BW, int32 [B, W]: the candidate index
+# node * A + a, or -1 for the problem itself. Leaf w of every tree becomes node
+# `block + w` (int32 scalar). rng_key_B holds one key per tree, consumed, so
+# that a tree's result does not depend on its neighbours. Rows whose result the
+# search will ignore carry -1.
+ExpandFn = Callable[
+  [Any, chex.PRNGKey, Store, chex.Array, chex.Array], tuple[Expansion, Store]
+]
+
+
+class Judgement(NamedTuple):
+  """What a judge says of the candidates of one round; host arrays.
+
+  Attributes:
+    legal: int8 [B, W, A]; 1 legal, 0 illegal, -1 not checked.
+    finished: bool [B, W, A], the line ends here whether or not the candidate
+      says so.
+    outcome: int8 [B, W, A], `records.Outcome` of a finished line, else -1.
+    score: float32 [B, W, A] in [0, 1], where outcome is set.
+  """
+
+  legal: np.ndarray
+  finished: np.ndarray
+  outcome: np.ndarray
+  score: np.ndarray
+
+
+# (leaf_BW, block, expansion) -> Judgement, on host arrays. Called once a round
+# in order, so that a judge can keep the text of every node.
+JudgeFn = Callable[[np.ndarray, int, Expansion], Judgement]
+
+
+def unjudged(expansion: Expansion) -> Judgement:
+  """The judgement of a search that has no judge."""
+  count = expansion.count
+  return Judgement(
+    legal=(count * 0 - 1).astype("int8"),
+    finished=count < 0,
+    outcome=(count * 0 - 1).astype("int8"),
+    score=(count * 0).astype("float32"),
+  )

@@ -1,0 +1,147 @@
+"""Gumbel MuZero over sampled steps (Danihelka et al., ICLR 2022).
+
+At the root: Gumbel noise and sequential halving over the candidates. Below it:
+the deterministic rule that keeps visits close to the improved policy.
+
+Deviations from the paper:
+  - candidates are sampled from the policy, not all actions: the prior is over
+    the sample (`improvement.candidate_prior_logits`);
+  - every candidate has a network value from birth, so no Q is ever missing and
+    a visit backs up the value of the node under its improved policy;
+  - finished subtrees are never selected; a candidate that is finished stays in
+    the final choice whatever its visits, since nothing more can be learned
+    about it.
+With `mctx_mode` all three are off and `mctx.gumbel_muzero_policy` is reproduced.
+"""
+
+import math
+
+import chex
+import jax.numpy as jnp
+import numpy as np
+
+from qstar_jax import improvement
+from qstar_jax.config import SearchConfig
+from qstar_jax.search.tree import NodeStats
+
+_NEVER = -jnp.inf
+
+
+def considered_visits(
+  max_considered: int, num_simulations: int
+) -> tuple[int, ...]:
+  """Sequential halving as a visit count per simulation.
+
+  Simulation i goes to the best candidate that has exactly the i-th number of
+  visits: `considered_visits(4, 8)` is (0, 0, 0, 0, 1, 1, 2, 2).
+
+  Args:
+    max_considered: candidates in the first phase.
+    num_simulations: length of the schedule.
+
+  Returns:
+    The visit counts.
+  """
+  if max_considered <= 1:
+    return tuple(range(num_simulations))
+  num_phases = math.ceil(math.log2(max_considered))
+  visits = [0] * max_considered
+  num_considered = max_considered
+  sequence: list[int] = []
+  while len(sequence) < num_simulations:
+    rounds = max(1, num_simulations // (num_phases * num_considered))
+    for _ in range(rounds):
+      sequence += visits[:num_considered]
+      for i in range(num_considered):
+        visits[i] += 1
+    num_considered = max(2, num_considered // 2)
+  return tuple(sequence[:num_simulations])
+
+
+def schedule(config: SearchConfig) -> np.ndarray:
+  """[A + 1, num_simulations] int32: row m is the halving over m candidates."""
+  rows = [
+    considered_visits(min(m, config.max_considered), config.num_simulations)
+    for m in range(config.num_candidates + 1)
+  ]
+  return np.asarray(rows, np.int32).reshape(len(rows), -1)
+
+
+def _scaled_q(stats: NodeStats, config: SearchConfig) -> chex.Array:
+  return improvement.sigma(
+    stats.q,
+    stats.visits,
+    maxvisit_init=config.maxvisit_init,
+    value_scale=config.value_scale,
+  )
+
+
+def select_root(
+  stats: NodeStats,
+  gumbel_A: chex.Array,
+  move_visits_A: chex.Array,
+  simulation: chex.Array,
+  schedule_table: chex.Array,
+  config: SearchConfig,
+) -> chex.Array:
+  """The root candidate of the next simulation (one tree).
+
+  Args:
+    stats: of the root.
+    gumbel_A: noise.
+    move_visits_A: visits when the move began, which this move's halving does
+      not count.
+    simulation: index of the simulation in the move.
+    schedule_table: from `schedule`.
+    config: of the search.
+
+  Returns:
+    int32 candidate; one that is open, if any is.
+  """
+  visits_A = stats.visits - move_visits_A
+  num_considered = jnp.sum(stats.is_open | (visits_A > 0))
+  wanted = schedule_table[num_considered, simulation]
+  score_A = gumbel_A + stats.prior_logits + _scaled_q(stats, config)
+  is_wanted = stats.is_open & (visits_A == wanted)
+  # Candidates may close before they reach the visits the schedule counts on.
+  allowed = jnp.where(jnp.any(is_wanted), is_wanted, stats.is_open)
+  return jnp.argmax(jnp.where(allowed, score_A, _NEVER)).astype(jnp.int32)
+
+
+def select_interior(stats: NodeStats, config: SearchConfig) -> chex.Array:
+  """The candidate to go down to below the root (one tree), eq. 14."""
+  policy = improvement.improved_policy(
+    stats.prior_logits,
+    stats.q,
+    stats.visits,
+    maxvisit_init=config.maxvisit_init,
+    value_scale=config.value_scale,
+  )
+  lag_A = policy - stats.visits / (1 + jnp.sum(stats.visits))
+  return jnp.argmax(jnp.where(stats.is_open, lag_A, _NEVER)).astype(jnp.int32)
+
+
+def choose(
+  stats: NodeStats,
+  gumbel_A: chex.Array,
+  move_visits_A: chex.Array,
+  config: SearchConfig,
+) -> chex.Array:
+  """The candidate to commit (one tree): best of the halving's survivors.
+
+  Args:
+    stats: of the root.
+    gumbel_A: the move's noise.
+    move_visits_A: visits when the move began.
+    config: of the search.
+
+  Returns:
+    int32 candidate.
+  """
+  visits_A = stats.visits - move_visits_A
+  is_survivor = visits_A == jnp.max(jnp.where(stats.is_valid, visits_A, 0))
+  if not config.mctx_mode:
+    is_survivor |= ~stats.is_open
+  score_A = gumbel_A + stats.prior_logits + _scaled_q(stats, config)
+  score_A = jnp.where(is_survivor & stats.is_valid, score_A, _NEVER)
+  return jnp.argmax(score_A).astype(jnp.int32)
