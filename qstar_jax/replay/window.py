@@ -1,0 +1,186 @@
+"""The window: which trees the learner samples, and how often."""
+
+import collections
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from qstar_jax.errors import UserError
+from qstar_jax.records import TreeRecord
+from qstar_jax.replay.reader import ReplayReader
+
+
+@dataclasses.dataclass
+class _Entry:
+  """One tree of the window.
+
+  Attributes:
+    actor_id: who made it.
+    sequence: its number.
+    record: the tree; None once it is retired or if its shard is damaged.
+    uses: times it was sampled.
+  """
+
+  actor_id: int
+  sequence: int
+  record: TreeRecord | None
+  uses: int = 0
+
+
+class ReplayWindow:
+  """The newest trees, in memory, sampled uniformly and at most so often.
+
+  Everything that a sample depends on is in `state_dict`: a window loaded from
+  it samples what this one would have.
+  """
+
+  def __init__(self, window_trees: int, max_reuse: int, *, seed: int):
+    """An empty window.
+
+    Args:
+      window_trees: a tree leaves when so many newer ones have come, >= 1.
+      max_reuse: a tree sampled so often is retired, >= 1.
+      seed: of the sampling, >= 0.
+    """
+    self._max_reuse = max_reuse
+    self._entries: collections.deque[_Entry] = collections.deque(
+      maxlen=window_trees
+    )
+    self._next_sequence: dict[int, int] = {}
+    self._num_retired = 0
+    self._rng = np.random.default_rng(seed)
+
+  def add(self, record: TreeRecord) -> bool:
+    """Takes the newest tree; False if it, or a later of its actor, came before.
+
+    A tree is counted once, however often it is offered.
+    """
+    if record.sequence < self._next_sequence.get(record.actor_id, 0):
+      return False
+    self._next_sequence[record.actor_id] = record.sequence + 1
+    self._entries.append(_Entry(record.actor_id, record.sequence, record))
+    return True
+
+  def update(self, reader: ReplayReader) -> int:
+    """Adds what the store holds and the window has not seen.
+
+    Only as many trees are read as the window holds.
+
+    Returns:
+      The number of trees added.
+
+    Raises:
+      UserError: as `ReplayReader.refresh` and `ReplayReader.read`.
+    """
+    reader.refresh()
+    unseen = reader.since(self._next_sequence)
+    newest = unseen[-self._entries.maxlen :]
+    num_added = sum(map(self.add, reader.read(newest)))
+    # Trees that were passed over are seen too, or they would come as new ones.
+    for actor_id, sequence in reader.next_sequence.items():
+      seen = self._next_sequence.get(actor_id, 0)
+      self._next_sequence[actor_id] = max(seen, sequence)
+    return num_added
+
+  def sample(self, num_trees: int) -> list[TreeRecord]:
+    """Different trees, drawn uniformly from those that are not retired.
+
+    Args:
+      num_trees: wanted, >= 0.
+
+    Returns:
+      `num_trees` trees, or all that there are if they are fewer, in random
+      order. Empty when the window is empty or every tree in it is retired.
+    """
+    live = self._live()
+    chosen = self._rng.choice(
+      len(live), size=min(num_trees, len(live)), replace=False
+    )
+    records = [live[index].record for index in chosen]
+    for index in chosen:
+      live[index].uses += 1
+      if live[index].uses >= self._max_reuse:
+        live[index].record = None
+        self._num_retired += 1
+    return records
+
+  def metrics(self, params_version: int) -> dict[str, float]:
+    """What to log.
+
+    Args:
+      params_version: of the learner now.
+
+    Returns:
+      size: trees that can be sampled; mean_reuse: times a tree of the window
+      was sampled, retired ones included; retired: trees retired since the
+      start; mean_staleness: versions between the learner and the trees that can
+      be sampled. Means over nothing are 0.
+    """
+    ages = [params_version - e.record.params_version for e in self._live()]
+    return {
+      "size": float(len(ages)),
+      "mean_reuse": _mean([entry.uses for entry in self._entries]),
+      "retired": float(self._num_retired),
+      "mean_staleness": _mean(ages),
+    }
+
+  def state_dict(self) -> dict[str, Any]:
+    """Everything but the trees themselves. JSON-able."""
+    return {
+      "rng": self._rng.bit_generator.state,
+      "num_retired": self._num_retired,
+      "next_sequence": [list(item) for item in self._next_sequence.items()],
+      "trees": [[e.actor_id, e.sequence, e.uses] for e in self._entries],
+    }
+
+  def load_state_dict(
+    self, state: dict[str, Any], reader: ReplayReader
+  ) -> None:
+    """Makes the window what it was at `state_dict`; reads its trees again.
+
+    Args:
+      state: what `state_dict` returned, also after a trip through JSON.
+      reader: of the store that the trees are in.
+
+    Raises:
+      UserError: the store lacks a tree of the window, or its shard is damaged
+        and the reader does not skip those.
+    """
+    self._rng.bit_generator.state = state["rng"]
+    self._num_retired = state["num_retired"]
+    self._next_sequence = dict(state["next_sequence"])
+    self._entries.clear()
+    self._entries.extend(
+      _Entry(actor_id, sequence, None, uses)
+      for actor_id, sequence, uses in state["trees"]
+    )
+    by_key = {
+      (entry.actor_id, entry.sequence): entry
+      for entry in self._entries
+      if entry.uses < self._max_reuse
+    }
+    for record in reader.read(_indices(reader, by_key)):
+      by_key[record.actor_id, record.sequence].record = record
+
+  def _live(self) -> list[_Entry]:
+    return [entry for entry in self._entries if entry.record is not None]
+
+
+def _indices(
+  reader: ReplayReader, keys: Iterable[tuple[int, int]]
+) -> list[int]:
+  try:
+    return [reader.index(*key) for key in keys]
+  except KeyError as error:
+    actor_id, sequence = error.args[0]
+    raise UserError(
+      f"The replay store lacks tree {sequence} of actor {actor_id}, which the "
+      "checkpoint's window holds: restore the store that belongs to the "
+      "checkpoint, or start a new run directory."
+    ) from None
+
+
+def _mean(values: list[int]) -> float:
+  return float(np.mean(values)) if values else 0.0
