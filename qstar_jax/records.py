@@ -101,6 +101,10 @@ class Domain(Protocol):
   def parse(self, text: str) -> Problem:
     """The problem a user typed; ValueError with rule and fix if malformed."""
 
+  def split_key(self, problem: Problem) -> str:
+    """What splits are made by: `problem.key`, or coarser where two different
+    problems should never lie on two sides of a split."""
+
   def check_step(
     self, problem: Problem, steps: tuple[str, ...], step: str
   ) -> StepCheck:
@@ -116,6 +120,14 @@ class Domain(Protocol):
     self, rng: np.random.Generator, difficulty: int
   ) -> tuple[Problem, tuple[str, ...]]:
     """Random legal play, relabelled in hindsight: the problem it solves."""
+
+  def legal_steps(self, problem: Problem, steps: tuple[str, ...]) -> list[str]:
+    """Every legal step after `steps`; empty once the line is finished."""
+
+  def corrupt(
+    self, rng: np.random.Generator, problem: Problem, steps: tuple[str, ...]
+  ) -> tuple[tuple[str, ...], int]:
+    """A line that leaves legal `steps` with a mistake at the index returned."""
 
 
 @dataclasses.dataclass(frozen=True)

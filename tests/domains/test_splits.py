@@ -1,0 +1,122 @@
+"""Held-out problems are distinct, stable, and never drawn for training."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from qstar_jax.domains import make_domain
+from qstar_jax.domains.reachability import reachable_targets
+from qstar_jax.domains.splits import TrainingProblems, held_out
+from qstar_jax.errors import UserError
+
+CASES = [("arithmetic", 2, 4), ("countdown", 2, 2), ("game24", 3, 3)]
+
+
+def split_of(domain, low, high, num=500, seed=0):
+  return held_out(
+    domain,
+    min_difficulty=low,
+    max_difficulty=high,
+    num_problems=num,
+    seed=seed,
+  )
+
+
+@pytest.mark.parametrize(("name", "low", "high"), CASES)
+def test_held_out_problems_are_distinct_solvable_and_stable(name, low, high):
+  domain = make_domain(name)
+  problems = split_of(domain, low, high)
+  assert len(problems) == 500
+  assert len({domain.split_key(problem) for problem in problems}) == 500
+  assert all(domain.solvable(problem) for problem in problems)
+  assert {p.difficulty for p in problems} == set(range(low, high + 1))
+  assert problems == split_of(domain, low, high)
+  assert problems != split_of(domain, low, high, seed=1)
+  # A smaller split of the same seed is its beginning.
+  assert problems[:100] == split_of(domain, low, high, num=100)
+
+
+@pytest.mark.parametrize(("name", "low", "high"), CASES)
+def test_training_never_sees_a_held_out_problem(name, low, high):
+  domain = make_domain(name)
+  problems = split_of(domain, low, high)
+  training = TrainingProblems.without(domain, problems)
+  keys = {domain.split_key(problem) for problem in problems}
+  assert all(map(training.is_held_out, problems))
+  rng = np.random.default_rng(0)
+  rejected = 0
+  for _ in range(1000):
+    for problem in (
+      training.sample(rng, low),
+      training.random_play(rng, low)[0],
+    ):
+      assert domain.split_key(problem) not in keys
+    rejected += domain.split_key(domain.sample(rng, low)) in keys
+  assert rejected > 0  # or the test shows nothing
+
+
+def test_tiny_countdown_leaves_thousands_to_train_on():
+  domain = make_domain("countdown")
+  hands = itertools.combinations_with_replacement(range(1, 11), 3)
+  num_problems = sum(
+    len(reachable_targets(hand, domain.max_target, True)) for hand in hands
+  )
+  assert num_problems == 2915
+  training = TrainingProblems.without(domain, split_of(domain, 2, 2))
+  rng = np.random.default_rng(0)
+  keys = {training.sample(rng, 2).key for _ in range(30_000)}
+  assert 2300 < len(keys) <= num_problems - 500
+
+
+def test_game24_hands_are_held_out_in_any_order_with_any_target():
+  domain = make_domain("game24")
+  training = TrainingProblems.without(domain, [domain.parse("4 9 10 13")])
+  assert training.is_held_out(domain.parse("13 4 10 9"))
+  assert training.is_held_out(domain.parse("13 4 10 9 -> 36"))
+  assert not training.is_held_out(domain.parse("4 9 10 12"))
+
+
+def test_countdown_targets_are_different_problems():
+  domain = make_domain("countdown")
+  training = TrainingProblems.without(domain, [domain.parse("3 5 9 -> 42")])
+  assert training.is_held_out(domain.parse("9 3 5 -> 42"))
+  assert not training.is_held_out(domain.parse("3 5 9 -> 17"))
+
+
+def test_half_of_every_difficulty_stays_for_training():
+  """Difficulty 1 has few problems, and they are not all taken."""
+  domain = make_domain("countdown")
+  problems = split_of(domain, 1, 2)
+  taken = sum(problem.difficulty == 1 for problem in problems)
+  rng = np.random.default_rng(0)
+  total = len({domain.sample(rng, 1).key for _ in range(20_000)})
+  assert 0.4 * total < taken < 0.6 * total
+  training = TrainingProblems.without(domain, problems)
+  left = {training.sample(rng, 1).key for _ in range(20_000)}
+  assert len(left) == total - taken
+
+
+def test_too_few_problems_is_a_user_error():
+  domain = make_domain("countdown", {"max_number": 3})
+  with pytest.raises(UserError, match=r"held_out_problems is 500: countdown"):
+    split_of(domain, 1, 1)
+  with pytest.raises(UserError) as info:
+    split_of(domain, 1, 1)
+  possible = int(str(info.value).split("ask for ")[1].split(" ")[0])
+  assert len(split_of(domain, 1, 1, num=possible)) == possible
+
+
+def test_empty_split_is_a_user_error():
+  with pytest.raises(UserError, match="held_out_problems is 0: empty split"):
+    split_of(make_domain("countdown"), 2, 2, num=0)
+
+
+def test_nothing_left_to_train_on_is_a_user_error():
+  domain = make_domain("countdown", {"max_number": 1})
+  everything = [domain.parse("1 1 -> 1"), domain.parse("1 1 -> 2")]
+  training = TrainingProblems.without(domain, everything)
+  rng = np.random.default_rng(0)
+  for generate in (training.sample, training.random_play):
+    with pytest.raises(UserError, match=r"lower domain\.held_out_problems"):
+      generate(rng, 1)
