@@ -1,0 +1,1 @@
+"""Vocabularies, and the segmentation of lines into steps."""
