@@ -1,0 +1,1 @@
+"""Distils search back into the network."""

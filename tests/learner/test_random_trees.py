@@ -1,0 +1,287 @@
+"""Targets of random trees against a slow, plain reading of the rules."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qstar_jax.config import LearnerConfig, SearchConfig
+from qstar_jax.learner import targets
+from qstar_jax.learner.targets import trees_to_lines
+from qstar_jax.records import NOT_JUDGED, Outcome, TreeRecord
+
+NUM_CANDIDATES = 3
+MAX_LINE_TOKENS = 40
+# An edge's last token is a number of its own from here on; others are smaller.
+FIRST_EDGE_TOKEN = 1000
+
+
+def random_tree(rng, sequence=0, max_nodes=7):
+  """A tree with every kind of candidate; what empty slots hold is rubbish."""
+  shape = (int(rng.integers(1, max_nodes + 1)), NUM_CANDIDATES)
+  num_nodes = shape[0]
+  count = rng.integers(0, 3, shape)
+  count[:, 0] = rng.integers(1, 4, num_nodes)
+  count[1:][rng.random(num_nodes - 1) < 0.1] = 0
+  ended = rng.random(shape) < 0.25
+  parent, candidate = [-1], [-1]
+  free = [(0, a) for a in np.flatnonzero((count[0] > 0) & ~ended[0])]
+  while free and len(parent) < num_nodes:
+    above = free.pop(rng.integers(len(free)))
+    node = len(parent)
+    parent.append(above[0])
+    candidate.append(int(above[1]))
+    free += [
+      (node, a) for a in np.flatnonzero((count[node] > 0) & ~ended[node])
+    ]
+  shape = (len(parent), NUM_CANDIDATES)
+  count, ended = count[: len(parent)], ended[: len(parent)]
+  length = np.where(count > 0, rng.integers(1, 4, shape), 0)
+  tokens = rng.integers(3, 90, length.sum()).astype(np.int32)
+  ends = np.cumsum(length)[count.ravel() > 0] - 1
+  first = FIRST_EDGE_TOKEN * (sequence + 1)
+  tokens[ends] = first + np.flatnonzero(count.ravel() > 0)
+  outcome = np.where(ended, rng.integers(-1, 4, shape), NOT_JUDGED)
+  legal = rng.choice([-1, 0, 1, 1, 1, 1], shape)
+  outcome = np.where(legal == 0, NOT_JUDGED, outcome)
+
+  def field(values, rubbish):
+    return np.where(count > 0, values, rubbish)
+
+  committed = [(0, 0)]
+  for node in range(1, len(parent)):
+    if (parent[node], candidate[node]) == committed[-1] and count[node, 0] > 0:
+      committed.append((node, 0))
+  return TreeRecord(
+    domain="test",
+    domain_version=1,
+    problem_key="key",
+    prompt="prompt\n",
+    actor_id=0,
+    sequence=sequence,
+    params_version=0,
+    terminal_value=str(rng.choice(["value", "outcome"])),
+    temperature=1.0,
+    prompt_tokens=rng.integers(90, 99, rng.integers(1, 4)).astype(np.int32),
+    node_parent=np.array(parent, np.int32),
+    node_candidate=np.array(candidate, np.int32),
+    node_value=rng.random(shape[0], np.float32),
+    tokens=tokens,
+    length=length.astype(np.int32),
+    count=count.astype(np.int32),
+    log_prob=field(-3 * rng.random(shape), np.nan).astype(np.float32),
+    proposal_log_prob=field(-3 * rng.random(shape), np.nan).astype(np.float32),
+    value=field(rng.random(shape), np.nan).astype(np.float32),
+    prm=field(rng.random(shape), np.nan).astype(np.float32),
+    ended=field(ended, True).astype(bool),
+    visits=field(rng.integers(0, 3, shape) * ~ended, 99).astype(np.int32),
+    q=field(rng.random(shape), np.nan).astype(np.float32),
+    legal=field(legal, 0).astype(np.int8),
+    outcome=field(outcome, 0).astype(np.int8),
+    score=field(np.where(outcome == 0, 1.0, 0.0), np.nan).astype(np.float32),
+    committed_node=np.array([node for node, _ in committed], np.int32),
+    committed_candidate=np.array([a for _, a in committed], np.int32),
+    final_outcome=int(rng.integers(0, 4)),
+    final_score=float(rng.random()),
+  )
+
+
+def line_of(tree, edge):
+  """Edges from the root to `edge`."""
+  path = [edge]
+  while path[0][0] > 0:
+    node = path[0][0]
+    path.insert(
+      0, (int(tree.node_parent[node]), int(tree.node_candidate[node]))
+    )
+  return path
+
+
+def edges_of(tree):
+  return [(int(i), int(a)) for i, a in np.argwhere(tree.count > 0)]
+
+
+def tokens_of(tree, edge):
+  offset = int(tree.length.ravel()[: edge[0] * NUM_CANDIDATES + edge[1]].sum())
+  return tree.tokens[offset : offset + tree.length[edge]].tolist()
+
+
+def committed_edges(tree):
+  nodes = tree.committed_node.tolist()
+  return list(zip(nodes, tree.committed_candidate.tolist(), strict=True))
+
+
+def outcome_of(tree, edge):
+  """(outcome, score) of the line that ends here, or (None, None)."""
+  outcome, score = tree.outcome[edge], tree.score[edge]
+  if edge == committed_edges(tree)[-1] and tree.ended[edge]:
+    outcome, score = tree.final_outcome, tree.final_score
+  if outcome in (NOT_JUDGED, Outcome.TIMEOUT):
+    return None, None
+  return outcome, score
+
+
+def is_failed(tree, edge):
+  return any(tree.legal[e] == 0 for e in line_of(tree, edge))
+
+
+def expected_policy(tree, node, learner, search):
+  """{candidate: pi'}, or nothing if the node is no target."""
+  above = (tree.node_parent[node], tree.node_candidate[node])
+  edges = [e for e in edges_of(tree) if e[0] == node]
+  visits = [tree.visits[e] for e in edges]
+  if sum(visits) < learner.min_visits or (node and is_failed(tree, above)):
+    return {}
+  scale = (search.maxvisit_init + max(visits)) * search.value_scale
+  if tree.terminal_value == "outcome":
+    edges = [e for e in edges if tree.legal[e] != 0]
+  weights = {
+    e: tree.count[e]
+    * np.exp(tree.log_prob[e] - tree.proposal_log_prob[e] + scale * tree.q[e])
+    for e in edges
+  }
+  total = sum(weights.values())
+  return {e: weight / total for e, weight in weights.items()}
+
+
+def expected_value(tree, edge, learner, search):
+  """(target, weight) after an edge."""
+  outcome, score = outcome_of(tree, edge)
+  if is_failed(tree, edge):
+    return 0.0, 1.0
+  if outcome is not None:
+    return score, 1.0
+  terms = []
+  if edge in committed_edges(tree) and tree.final_outcome != Outcome.TIMEOUT:
+    terms.append((tree.final_score, learner.value_lambda))
+  if search.utility == "value" and tree.visits[edge]:
+    terms.append((tree.q[edge], 1 - learner.value_lambda))
+  return mean_of(terms)
+
+
+def expected_root_value(tree, learner, search):
+  terms = []
+  if tree.final_outcome != Outcome.TIMEOUT:
+    terms.append((tree.final_score, learner.value_lambda))
+  policy = expected_policy(tree, 0, learner, search)
+  if search.utility == "value" and policy:
+    value = sum(weight * tree.q[e] for e, weight in policy.items())
+    terms.append((value, 1 - learner.value_lambda))
+  return mean_of(terms)
+
+
+def mean_of(terms):
+  weight = sum(w for _, w in terms)
+  return (sum(x * w for x, w in terms) / weight if weight else 0.0), weight
+
+
+def expected_prm(tree, edge):
+  """(label, weight) of an edge."""
+  for other in edges_of(tree):
+    is_correct = outcome_of(tree, other)[0] == Outcome.CORRECT
+    if is_correct and edge in line_of(tree, other):
+      return 1.0, 1.0
+  if is_failed(tree, edge) or outcome_of(tree, edge)[0] is not None:
+    return 0.0, 1.0
+  return 0.0, 0.0
+
+
+def found_in(batch):
+  """What stands at each edge's last token: {token: [(row, position)]}."""
+  places = {}
+  for row, position in np.argwhere(batch.tokens >= FIRST_EDGE_TOKEN):
+    places.setdefault(batch.tokens[row, position], []).append((row, position))
+  return places
+
+
+def check_line(tree, batch, row):
+  """The row is the prompt and a path that nothing goes on from."""
+  parts = {tokens_of(tree, e)[-1]: e for e in edges_of(tree)}
+  tokens = batch.tokens[row, : batch.length[row]].tolist()
+  line = line_of(tree, parts[tokens[-1]])
+  expected = tree.prompt_tokens.tolist()
+  for edge in line:
+    expected += tokens_of(tree, edge)
+  assert tokens == expected
+  assert not batch.tokens[row, batch.length[row] :].any()
+  assert not any(line[-1] in line_of(tree, e)[:-1] for e in edges_of(tree))
+  return line
+
+
+def check_tree(tree, batch, rows, learner, search):
+  """Each target of a tree stands in exactly one of its rows, and no other."""
+  places = found_in(batch)
+  seen = {
+    "policy": np.zeros_like(batch.policy_weight),
+    "value": np.zeros_like(batch.policy_weight),
+    "prm": np.zeros_like(batch.policy_weight),
+  }
+
+  def check(name, places, span, target, weight):
+    if not weight:
+      return
+    weights, targets = {
+      "policy": (batch.policy_weight, None),
+      "value": (batch.value_weight, batch.value_target),
+      "prm": (batch.prm_weight, batch.prm_target),
+    }[name]
+    [(row, position)] = [p for p in places if weights[p] > 0]
+    own = slice(position - span + 1, position + 1)
+    np.testing.assert_allclose(weights[row, own], weight, rtol=1e-4, atol=1e-7)
+    if targets is not None:
+      np.testing.assert_allclose(targets[row, position], target, atol=1e-5)
+    seen[name][row, own] = weights[row, own]
+
+  policy = {}
+  for node in range(len(tree.node_parent)):
+    of_node = expected_policy(tree, node, learner, search)
+    assert not of_node or abs(sum(of_node.values()) - 1) < 1e-6
+    policy |= of_node
+  for edge in edges_of(tree):
+    tokens = tokens_of(tree, edge)
+    found = places.get(tokens[-1], [])
+    check("policy", found, len(tokens), None, policy.get(edge, 0.0))
+    value = expected_value(tree, edge, learner, search)
+    check("value", found, 1, *value)
+    check("prm", found, 1, *expected_prm(tree, edge))
+  prompt_end = [(row, len(tree.prompt_tokens) - 1) for row in rows]
+  root = expected_root_value(tree, learner, search)
+  check("value", prompt_end, 1, *root)
+  for name, weights in seen.items():
+    np.testing.assert_array_equal(
+      weights[rows], getattr(batch, f"{name}_weight")[rows]
+    )
+
+
+configs = st.builds(
+  lambda share, visits, utility: (
+    LearnerConfig(value_lambda=share, min_visits=visits),
+    SearchConfig(utility=utility),
+  ),
+  st.sampled_from([0.0, 0.75, 1.0]),
+  st.sampled_from([1, 2]),
+  st.sampled_from(["value", "value", "prm"]),
+)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), configs)
+def test_random_trees(seed, num_trees, config):
+  rng = np.random.default_rng(seed)
+  trees = [random_tree(rng, i) for i in range(num_trees)]
+  batch = trees_to_lines(trees, *config, MAX_LINE_TOKENS)
+  tree_of_row = batch.tokens.max(axis=1) // FIRST_EDGE_TOKEN - 1
+  weight = batch.policy_weight + batch.value_weight + batch.prm_weight
+  assert (weight.sum(axis=1) > 0).all()
+  for i, tree in enumerate(trees):
+    rows = np.flatnonzero(tree_of_row == i)
+    leaves = [check_line(tree, batch, row)[-1] for row in rows]
+    assert len(set(leaves)) == len(leaves)
+    check_tree(tree, batch, rows, *config)
+
+
+def test_more_nodes_than_one_call_takes(monkeypatch):
+  trees = [random_tree(np.random.default_rng(i), i) for i in range(5)]
+  arguments = trees, LearnerConfig(), SearchConfig(), MAX_LINE_TOKENS
+  expected = trees_to_lines(*arguments)
+  monkeypatch.setattr(targets, "_NODES_PER_CALL", 4)
+  for name, values in vars(trees_to_lines(*arguments)).items():
+    np.testing.assert_allclose(values, getattr(expected, name), rtol=1e-5)

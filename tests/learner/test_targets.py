@@ -1,0 +1,134 @@
+"""Targets of a small tree, worked out by hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from qstar_jax.config import LearnerConfig, SearchConfig
+from qstar_jax.errors import UserError
+from qstar_jax.learner.targets import trees_to_lines
+from qstar_jax.records import Outcome, TreeRecord
+
+
+def small_tree(**changes):
+  """Two steps: root -> 0 -> (0 is right, 1 is wrong), and root -> 1."""
+  tree = TreeRecord(
+    domain="test",
+    domain_version=1,
+    problem_key="key",
+    prompt="prompt\n",
+    actor_id=0,
+    sequence=0,
+    params_version=0,
+    terminal_value="value",
+    temperature=1.0,
+    prompt_tokens=np.array([90, 91], np.int32),
+    node_parent=np.array([-1, 0], np.int32),
+    node_candidate=np.array([-1, 0], np.int32),
+    node_value=np.array([0.5, 0.5], np.float32),
+    tokens=np.array([11, 12, 13, 21, 22, 31, 32], np.int32),
+    length=np.array([[2, 1], [2, 2]], np.int32),
+    count=np.array([[1, 1], [3, 1]], np.int32),
+    log_prob=np.array([[-1, -1], [-1, -2]], np.float32),
+    proposal_log_prob=np.array([[-1, -1], [-1, -2]], np.float32),
+    value=np.full((2, 2), 0.5, np.float32),
+    prm=np.full((2, 2), 0.5, np.float32),
+    ended=np.array([[False, False], [True, True]]),
+    visits=np.array([[1, 0], [0, 0]], np.int32),
+    q=np.array([[0.6, 0.6], [0.5, 0.5]], np.float32),
+    legal=np.array([[1, -1], [1, 1]], np.int8),
+    outcome=np.array([[-1, -1], [0, 1]], np.int8),
+    score=np.array([[0, 0], [1, 0]], np.float32),
+    committed_node=np.array([0, 1], np.int32),
+    committed_candidate=np.array([0, 0], np.int32),
+    final_outcome=0,
+    final_score=1.0,
+  )
+  return dataclasses.replace(tree, **changes)
+
+
+def test_small_tree_by_hand():
+  batch = trees_to_lines([small_tree()], LearnerConfig(), SearchConfig(), 7)
+  expected = {
+    "tokens": [
+      [90, 91, 13, 0, 0, 0, 0],
+      [90, 91, 11, 12, 21, 22, 0],
+      [90, 91, 11, 12, 31, 32, 0],
+    ],
+    "length": [3, 6, 6],
+    # Only the root has visits; Q is constant, so pi' are the counts.
+    "policy_weight": [
+      [0, 0, 0.5, 0, 0, 0, 0],
+      [0, 0, 0.5, 0.5, 0, 0, 0],
+      [0, 0, 0, 0, 0, 0, 0],
+    ],
+    "value_weight": [
+      [0, 1, 0, 0, 0, 0, 0],
+      [0, 0, 0, 1, 0, 1, 0],
+      [0, 0, 0, 0, 0, 1, 0],
+    ],
+    "prm_weight": [
+      [0, 0, 0, 0, 0, 0, 0],
+      [0, 0, 0, 1, 0, 1, 0],
+      [0, 0, 0, 0, 0, 1, 0],
+    ],
+  }
+  for name, values in expected.items():
+    np.testing.assert_allclose(getattr(batch, name), values, rtol=1e-6)
+  # Outcome 1 and search value 0.6, at lambda 0.75; then the verdicts.
+  np.testing.assert_allclose(batch.value_target[0, 1], 0.9, rtol=1e-6)
+  np.testing.assert_allclose(batch.value_target[1, [3, 5]], [0.9, 1], rtol=1e-6)
+  assert batch.value_target[2, 5] == 0
+  np.testing.assert_array_equal(batch.prm_target[1, [3, 5]], [1, 1])
+  assert batch.prm_target[2, 5] == 0
+
+
+def test_refused_candidates_leave_the_policy_if_the_search_knew():
+  legal = np.array([[1, 0], [1, 1]], np.int8)
+  weights = {}
+  for terminal_value in "value", "outcome":
+    tree = small_tree(legal=legal, terminal_value=terminal_value)
+    batch = trees_to_lines([tree], LearnerConfig(), SearchConfig(), 6)
+    weights[terminal_value] = [
+      batch.policy_weight[batch.tokens == token].sum() for token in (12, 13)
+    ]
+    is_refused = batch.tokens == 13
+    assert batch.value_weight[is_refused] == 1
+    assert batch.prm_weight[is_refused] == 1
+    assert batch.value_target[is_refused] == batch.prm_target[is_refused] == 0
+  assert weights["value"] == [0.5, 0.5]
+  assert weights["outcome"] == [1, 0]
+
+
+def test_node_whose_candidates_are_all_refused_is_no_policy_target():
+  tree = small_tree(
+    legal=np.zeros((2, 2), np.int8), terminal_value="outcome", final_outcome=1
+  )
+  batch = trees_to_lines([tree], LearnerConfig(), SearchConfig(), 6)
+  assert not batch.policy_weight.any()
+
+
+def test_timeout_teaches_no_value():
+  tree = small_tree(
+    final_outcome=int(Outcome.TIMEOUT), outcome=np.full((2, 2), -1, np.int8)
+  )
+  learner = LearnerConfig(value_lambda=1.0)
+  batch = trees_to_lines([tree], learner, SearchConfig(), 6)
+  assert not batch.value_weight.any()
+  assert not batch.prm_weight.any()
+
+
+def test_nothing_to_teach_is_no_rows():
+  tree = small_tree(
+    visits=np.zeros((2, 2), np.int32),
+    outcome=np.full((2, 2), -1, np.int8),
+    final_outcome=int(Outcome.TIMEOUT),
+  )
+  batch = trees_to_lines([tree], LearnerConfig(), SearchConfig(), 6)
+  assert batch.tokens.shape == (0, 6)
+
+
+def test_line_too_long():
+  with pytest.raises(UserError, match=r"6 tokens does not fit .* of 5"):
+    trees_to_lines([small_tree()], LearnerConfig(), SearchConfig(), 5)
