@@ -176,7 +176,8 @@ class LearnerConfig:
     prm_weight: weight of the PRM loss.
     value_lambda: 1 takes the outcome of the committed line as value target, 0
       the search's own value, between mixes them.
-    min_visits: visits a node needs before its improved policy is a target.
+    min_visits: visits a node needs for its improved policy to be a target; its
+      own expansion is one.
   """
 
   steps_per_iteration: int = 64

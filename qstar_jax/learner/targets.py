@@ -125,7 +125,7 @@ def _policy_targets(
     )
     policy_NA[start:stop] = jax.device_get(policy)[: stop - start]
   is_target = (
-    (visits_NA.sum(axis=1) >= learner.min_visits)
+    (1 + visits_NA.sum(axis=1) >= learner.min_visits)
     & (count_NA > 0).any(axis=1)
     & ~forest_lib.at(forest.is_failed, forest.ancestors[0], False)
   )

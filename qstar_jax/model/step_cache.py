@@ -95,6 +95,22 @@ def empty_store(
   )
 
 
+# Arrays of the store in which blocks come first and trees second.
+_BLOCK_FIRST = frozenset(
+  ("block_keys", "block_values", "block_length", "path", "next_position")
+  + ("tokens", "length", "hidden")
+)
+
+
+def tree_axes(store: StepStore) -> StepStore:
+  """Which axis of every array is B, as a store of integers."""
+
+  def axis(name, value):
+    return jax.tree.map(lambda _: int(name in _BLOCK_FIRST), value)
+
+  return StepStore(*(axis(*item) for item in store._asdict().items()))
+
+
 def prefill(
   model: Transformer,
   store: StepStore,

@@ -16,6 +16,8 @@ from qstar_jax.config import SearchConfig
 from qstar_jax.search import gumbel
 from qstar_jax.search import tree as tree_lib
 from qstar_jax.search.expand import (
+  NOTHING,
+  PROBLEM,
   ExpandFn,
   Expansion,
   Judgement,
@@ -58,28 +60,22 @@ def is_searching(tree: SearchTree, config: SearchConfig) -> chex.Array:
   return ~tree.is_done & (~is_expanded | can_simulate)
 
 
-def begin_move(
-  state: SearchState, config: SearchConfig
-) -> SearchState:
-  """Starts a move at the current roots: new noise, no simulations yet."""
-  tree = state.tree
+def begin_move(state: SearchState, config: SearchConfig) -> SearchState:
+  """Starts a move at the roots: new noise, no simulations yet (batched)."""
 
-  def noise(key, depth):
+  def one_tree(tree, key):
     # Expansions fold in node indices >= 0; noise takes the other half.
-    key = jax.random.fold_in(key, -1 - depth)
-    return jax.random.gumbel(key, (config.num_candidates,))
+    key = jax.random.fold_in(key, -1 - tree.root_depth)
+    noise = jax.random.gumbel(key, tree.gumbel.shape)
+    is_expanded = tree.root_node != NONE
+    visits = jnp.where(is_expanded, tree.visits[tree.root_node], 0)
+    return tree.replace(
+      gumbel=config.gumbel_scale * noise,
+      simulations=jnp.zeros_like(tree.simulations),
+      move_visits=visits,
+    )
 
-  visits_BA = jnp.take_along_axis(
-    tree.visits, tree.root_node[:, None, None], axis=1, mode="clip"
-  )[:, 0]
-  is_expanded_B = tree.root_node != NONE
-  tree = tree.replace(
-    gumbel=config.gumbel_scale
-    * jax.vmap(noise)(state.rng_key, tree.root_depth),
-    simulations=jnp.zeros_like(tree.simulations),
-    move_visits=jnp.where(is_expanded_B[:, None], visits_BA, 0),
-  )
-  return state._replace(tree=tree)
+  return state._replace(tree=jax.vmap(one_tree)(state.tree, state.rng_key))
 
 
 def _descend(
@@ -121,14 +117,18 @@ def _select(
     )
     tree = tree_lib.link(tree, node, leaf, is_active, max_steps)
     index = leaf[0] * config.num_candidates + leaf[1]
-    return tree, jnp.where(is_active & (leaf[0] != NONE), index, NONE)
+    index = jnp.where(leaf[0] == NONE, PROBLEM, index)
+    return tree, jnp.where(is_active, index, NOTHING)
 
+  is_simulating_B = is_searching(tree, config) & (tree.root_node != NONE)
   leaves = []
   for w in range(config.leaves_per_round):
     is_active_B = is_searching(tree, config)
     tree, leaf_B = jax.vmap(one_tree, in_axes=(0, 0, None))(
       tree, is_active_B, block + w
     )
+    # Lost slots count: a move then takes a known number of rounds.
+    tree = tree.replace(simulations=tree.simulations + is_simulating_B)
     leaves.append(leaf_B)
   return tree, jnp.stack(leaves, axis=1)
 
@@ -207,6 +207,109 @@ def commit(state: SearchState, config: SearchConfig) -> SearchState:
   return state._replace(tree=jax.vmap(one_tree)(state.tree))
 
 
+def advance(state: SearchState, config: SearchConfig) -> SearchState:
+  """Commits in every tree whose move is over, until it searches or is done.
+
+  Trees go from move to move on their own: none waits for another's search.
+  """
+
+  def is_waiting(tree):
+    return ~tree.is_done & ~is_searching(tree, config)
+
+  def next_move(state):
+    after = begin_move(commit(state, config), config)
+    waits_B = is_waiting(state.tree)
+
+    def keep(old, new):
+      mask = jnp.reshape(waits_B, (-1,) + (1,) * (old.ndim - 1))
+      return jnp.where(mask, new, old)
+
+    names = (
+      "root_parent",
+      "root_candidate",
+      "root_depth",
+      "root_node",
+      "is_done",
+      "simulations",
+      "move_visits",
+      "gumbel",
+    )
+    old, new = state.tree, after.tree
+    changed = {name: keep(old[name], new[name]) for name in names}
+    return state._replace(tree=old.replace(**changed))
+
+  return jax.lax.while_loop(
+    lambda state: jnp.any(is_waiting(state.tree)), next_move, state
+  )
+
+
+def search_round(
+  params: Any,
+  state: SearchState,
+  expand_fn: ExpandFn,
+  config: SearchConfig,
+  max_steps: int,
+) -> SearchState:
+  """One round on the device; outcomes come from the network. Args as `play`."""
+  state, _, expansion = select_and_expand(
+    params, state, expand_fn, config, max_steps
+  )
+  return insert_and_backup(
+    state, expansion, unjudged(expansion), config, max_steps
+  )
+
+
+def search_move(
+  params: Any,
+  state: SearchState,
+  expand_fn: ExpandFn,
+  config: SearchConfig,
+  max_steps: int,
+) -> SearchState:
+  """One move's search, nothing committed. Args as `play`."""
+  return jax.lax.while_loop(
+    lambda state: jnp.any(is_searching(state.tree, config)),
+    lambda state: search_round(params, state, expand_fn, config, max_steps),
+    state,
+  )
+
+
+def advance(state: SearchState, config: SearchConfig) -> SearchState:
+  """Commits in every tree whose move is over, until it searches or is done.
+
+  Trees go from move to move on their own: none waits for another's search.
+  """
+
+  def is_waiting(tree):
+    return ~tree.is_done & ~is_searching(tree, config)
+
+  def next_move(state):
+    after = begin_move(commit(state, config), config)
+    waits_B = is_waiting(state.tree)
+
+    def keep(old, new):
+      mask = jnp.reshape(waits_B, (-1,) + (1,) * (old.ndim - 1))
+      return jnp.where(mask, new, old)
+
+    names = (
+      "root_parent",
+      "root_candidate",
+      "root_depth",
+      "root_node",
+      "is_done",
+      "simulations",
+      "move_visits",
+      "gumbel",
+    )
+    old, new = state.tree, after.tree
+    changed = {name: keep(old[name], new[name]) for name in names}
+    return state._replace(tree=old.replace(**changed))
+
+  return jax.lax.while_loop(
+    lambda state: jnp.any(is_waiting(state.tree)), next_move, state
+  )
+
+
 def search_move(
   params: Any,
   state: SearchState,
@@ -237,4 +340,33 @@ def search_move(
 
   return jax.lax.while_loop(
     lambda state: jnp.any(is_searching(state.tree, config)), one_round, state
+  )
+
+
+def play(
+  params: Any,
+  state: SearchState,
+  expand_fn: ExpandFn,
+  config: SearchConfig,
+  max_steps: int,
+) -> SearchState:
+  """A whole play on the device: search, commit, repeat to the end.
+
+  Args:
+    params: handed to expand_fn.
+    state: at the start of the first move, with room for `num_nodes_needed`
+      nodes; consumed.
+    expand_fn: samples candidates.
+    config: of the search.
+    max_steps: D.
+
+  Returns:
+    The state with every committed line finished.
+  """
+  return jax.lax.while_loop(
+    lambda state: ~jnp.all(state.tree.is_done),
+    lambda state: advance(
+      search_round(params, state, expand_fn, config, max_steps), config
+    ),
+    state,
   )

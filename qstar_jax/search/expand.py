@@ -7,6 +7,11 @@ import chex
 import numpy as np
 
 
+# What leaf_BW holds in place of a candidate's index.
+PROBLEM = -1
+NOTHING = -2
+
+
 class Expansion(NamedTuple):
   """A candidates sampled at each of W leaves of each of B trees.
 
@@ -42,10 +47,10 @@ Store = Any
 # (params, rng_key_B, store, leaf_BW, block) -> (Expansion, store).
 #
 # Samples candidates at leaf_BW, int32 [B, W]: the candidate index
-# node * A + a, or -1 for the problem itself. Leaf w of every tree becomes node
-# `block + w` (int32 scalar). rng_key_B holds one key per tree, consumed, so
-# that a tree's result does not depend on its neighbours. Rows whose result the
-# search will ignore carry -1.
+# node * A + a, `PROBLEM`, or `NOTHING` where the search will ignore the result
+# (to be treated as PROBLEM). Leaf w of every tree becomes node `block + w`
+# (int32 scalar). rng_key_B holds one key per tree, consumed, so that a tree's
+# result does not depend on its neighbours.
 ExpandFn = Callable[
   [Any, chex.PRNGKey, Store, chex.Array, chex.Array], tuple[Expansion, Store]
 ]

@@ -59,12 +59,16 @@ def considered_visits(
 
 
 def schedule(config: SearchConfig) -> np.ndarray:
-  """[A + 1, num_simulations] int32: row m is the halving over m candidates."""
+  """int32 table: row m in 0..A is the halving over m candidates.
+
+  It has a column for each simulation, and one where there are none.
+  """
+  num_columns = max(config.num_simulations, 1)
   rows = [
-    considered_visits(min(m, config.max_considered), config.num_simulations)
+    considered_visits(min(m, config.max_considered), num_columns)
     for m in range(config.num_candidates + 1)
   ]
-  return np.asarray(rows, np.int32).reshape(len(rows), -1)
+  return np.asarray(rows, np.int32)
 
 
 def _scaled_q(stats: NodeStats, config: SearchConfig) -> chex.Array:

@@ -53,8 +53,8 @@ class SearchTree:
     root_depth: int32 [B], steps before the current root.
     root_node: int32 [B], the root's node; NONE until it is expanded.
     is_done: bool [B], the committed line is finished.
-    simulations: int32 [B], selected in the current move, the root's own
-      expansion not counted.
+    simulations: int32 [B], of the current move, the root's own expansion not
+      counted; a leaf slot that found nothing to expand counts.
     move_visits: int32 [B, A], visits of the root when the move began.
     gumbel: float32 [B, A], noise of the current move.
     tokens_used: int32 [B], generated and prefilled so far.
@@ -268,7 +268,6 @@ def link(
     raw_value=tree.raw_value.at[node].set(raw_value),
     child=tree.child.at[row, candidate].set(node, mode="drop"),
     root_node=jnp.where(is_root, node, tree.root_node),
-    simulations=tree.simulations + (is_active & ~is_root),
     tokens_used=tree.tokens_used + step_tokens,
   )
 

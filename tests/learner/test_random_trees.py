@@ -129,7 +129,9 @@ def expected_policy(tree, node, learner, search):
   above = (tree.node_parent[node], tree.node_candidate[node])
   edges = [e for e in edges_of(tree) if e[0] == node]
   visits = [tree.visits[e] for e in edges]
-  if sum(visits) < learner.min_visits or (node and is_failed(tree, above)):
+  if not edges or 1 + sum(visits) < learner.min_visits:
+    return {}
+  if node and is_failed(tree, above):
     return {}
   scale = (search.maxvisit_init + max(visits)) * search.value_scale
   if tree.terminal_value == "outcome":

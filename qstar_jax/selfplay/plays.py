@@ -1,0 +1,139 @@
+"""What a finished play says: its committed line, and its record for replay."""
+
+import dataclasses
+
+import numpy as np
+
+from qstar_jax.records import Domain, TreeRecord, Verdict
+from qstar_jax.search import tree as tree_lib
+from qstar_jax.search.tree import NONE, SearchTree
+from qstar_jax.selfplay.player import PlayedBatch
+
+
+@dataclasses.dataclass(frozen=True)
+class PlayResult:
+  """How one play went.
+
+  Attributes:
+    steps: texts of the committed line.
+    verdict: of the committed line; its score is top-1.
+    any_score: best score among the tree's finished lines, the committed one
+      included, in [0, 1].
+    mean_score: mean score of the tree's finished lines, each counted as often
+      as it was sampled; the committed line's if none is finished.
+    tokens: generated and prefilled.
+    expansions: nodes of the tree.
+  """
+
+  steps: tuple[str, ...]
+  verdict: Verdict
+  any_score: float
+  mean_score: float
+  tokens: int
+  expansions: int
+
+
+def committed_edges(tree: SearchTree, row: int) -> list[tuple[int, int]]:
+  """(node, candidate) of the committed steps, first to last."""
+  edges = []
+  node, candidate = tree.root_parent[row], tree.root_candidate[row]
+  while node != NONE:
+    edges.append((int(node), int(candidate)))
+    candidate, node = tree.candidate[row, node], tree.parent[row, node]
+  return edges[::-1]
+
+
+def committed_steps(played: PlayedBatch, row: int) -> tuple[str, ...]:
+  """Texts of the committed line."""
+  node, candidate = committed_edges(played.tree, row)[-1]
+  num_candidates = played.tree.count.shape[2]
+  return played.judge.line(row, node * num_candidates + candidate)
+
+
+def result(domain: Domain, played: PlayedBatch, row: int) -> PlayResult:
+  """How the play of one problem went."""
+  tree = played.tree
+  steps = committed_steps(played, row)
+  verdict = domain.verify(played.problems[row], steps)
+  is_finished = (tree.sampled[row] > 0) & (tree.outcome[row] >= 0)
+  scores = tree.score[row][is_finished]
+  weights = tree.sampled[row][is_finished]
+  has_any = scores.size > 0
+  return PlayResult(
+    steps=steps,
+    verdict=verdict,
+    any_score=max(verdict.score, float(scores.max())) if has_any else (
+      verdict.score
+    ),
+    mean_score=float(np.average(scores, weights=weights)) if has_any else (
+      verdict.score
+    ),
+    tokens=int(tree.tokens_used[row]),
+    expansions=int((tree.depth[row] != NONE).sum()),
+  )
+
+
+def to_record(
+  domain: Domain,
+  played: PlayedBatch,
+  row: int,
+  *,
+  actor_id: int,
+  sequence: int,
+  params_version: int,
+  terminal_value: str,
+  temperature: float,
+  prompt_tokens: list[int],
+) -> TreeRecord:
+  """The record of one play; see `TreeRecord` for the arguments."""
+  tree, problem = played.tree, played.problems[row]
+  nodes = np.flatnonzero(tree.depth[row] != NONE)
+  # Holes go: `position[node]` is a node's row in the record.
+  position = np.full(tree.depth.shape[1], NONE)
+  position[nodes] = np.arange(nodes.size)
+  parent = tree.parent[row, nodes]
+  sampled = tree.sampled[row, nodes]
+  length = np.where(sampled > 0, tree.length[row, nodes], 0)
+  in_use = np.arange(tree.tokens.shape[-1]) < length[..., None]
+  edges = committed_edges(tree, row)
+  verdict = domain.verify(problem, committed_steps(played, row))
+
+  def of_candidates(field, dtype):
+    return np.asarray(field[row, nodes], dtype)
+
+  return TreeRecord(
+    domain=domain.name,
+    domain_version=domain.version,
+    problem_key=problem.key,
+    prompt=problem.prompt,
+    actor_id=actor_id,
+    sequence=sequence,
+    params_version=params_version,
+    terminal_value=terminal_value,
+    temperature=temperature,
+    prompt_tokens=np.asarray(prompt_tokens, np.int32),
+    node_parent=np.where(parent == NONE, NONE, position[parent]).astype(
+      np.int32
+    ),
+    node_candidate=np.asarray(tree.candidate[row, nodes], np.int32),
+    node_value=np.asarray(tree.raw_value[row, nodes], np.float32),
+    tokens=np.asarray(tree.tokens[row, nodes][in_use], np.int32),
+    length=length.astype(np.int32),
+    count=sampled.astype(np.int32),
+    log_prob=of_candidates(tree.log_prob, np.float32),
+    proposal_log_prob=of_candidates(tree.proposal_log_prob, np.float32),
+    value=of_candidates(tree.value, np.float32),
+    prm=of_candidates(tree.prm, np.float32),
+    ended=of_candidates(tree.ended, bool),
+    visits=of_candidates(tree.visits, np.int32),
+    q=of_candidates(tree_lib.q_values(tree), np.float32),
+    legal=of_candidates(tree.legal, np.int8),
+    outcome=of_candidates(tree.outcome, np.int8),
+    score=of_candidates(tree.score, np.float32),
+    committed_node=np.asarray(
+      [position[node] for node, _ in edges], np.int32
+    ),
+    committed_candidate=np.asarray([c for _, c in edges], np.int32),
+    final_outcome=int(verdict.outcome),
+    final_score=verdict.score,
+  )
