@@ -1,0 +1,1 @@
+"""Evaluation: how often a player solves problems, at what cost."""

@@ -1,0 +1,247 @@
+"""A search and its answer as a person reads them in a terminal.
+
+Model text is shown, never interpreted: neither as markup of `rich` nor as
+control characters of the terminal, which appear as escapes (`\\x1b`).
+"""
+
+import heapq
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.text import Text
+from rich.tree import Tree
+
+from qstar_jax import improvement
+from qstar_jax.errors import UserError
+from qstar_jax.records import (
+  NOT_JUDGED,
+  Domain,
+  Outcome,
+  Problem,
+  TreeRecord,
+  Verdict,
+)
+from qstar_jax.text.vocabulary import Vocabulary
+
+_LEGEND = (
+  "* committed, N visits, Q search value, P prior, V value, R step score"
+)
+_OUTCOME_STYLES = {Outcome.CORRECT: "green"}
+
+# A candidate: (row of its node, index).
+Edge = tuple[int, int]
+
+
+class _Reading:
+  """A tree record as a view reads it.
+
+  Attributes:
+    record: the tree.
+    child: row of the node that expands a candidate, for those expanded.
+    committed: the committed candidates, first to last.
+    prior: float [n, A], each node's prior over its candidates.
+  """
+
+  def __init__(self, record: TreeRecord, vocabulary: Vocabulary):
+    self.record = record
+    self._vocabulary = vocabulary
+    parents = record.node_parent.tolist()
+    into = zip(parents, record.node_candidate.tolist(), strict=True)
+    self.child = {edge: row for row, edge in enumerate(into) if row > 0}
+    self.committed: list[Edge] = list(
+      zip(
+        record.committed_node.tolist(),
+        record.committed_candidate.tolist(),
+        strict=True,
+      )
+    )
+    self.prior = np.asarray(
+      jax.nn.softmax(
+        improvement.candidate_prior_logits(
+          record.log_prob, record.proposal_log_prob, record.count
+        )
+      )
+    )
+    self._ends = np.cumsum(record.length).reshape(record.length.shape)
+
+  def candidates(self, node: int) -> list[Edge]:
+    """A node's candidates, by visits, then Q."""
+    record = self.record
+    indices = np.flatnonzero(record.count[node] > 0).tolist()
+    indices.sort(key=lambda a: (-record.visits[node, a], -record.q[node, a], a))
+    return [(node, a) for a in indices]
+
+  def tokens(self, edge: Edge) -> list[int]:
+    end = self._ends[edge]
+    return self.record.tokens[end - self.record.length[edge] : end].tolist()
+
+  def outcome(self, edge: Edge) -> tuple[int, float]:
+    """Outcome and score of the line that ends with a candidate."""
+    record = self.record
+    if record.outcome[edge] == NOT_JUDGED and [edge] == self.committed[-1:]:
+      return record.final_outcome, record.final_score
+    return int(record.outcome[edge]), float(record.score[edge])
+
+  def fate(self, edge: Edge) -> Text:
+    """Why a candidate's branch ends there; empty if it goes on."""
+    record = self.record
+    if record.legal[edge] == 0:
+      return Text("illegal", style="red")
+    if not self._vocabulary.ends_step[self.tokens(edge)[-1]]:
+      return Text("truncated", style="red")
+    outcome, score = self.outcome(edge)
+    if outcome != NOT_JUDGED:
+      outcome = Outcome(outcome)
+      graded = "" if score in (0.0, 1.0) else f", score {score:.2f}"
+      style = _OUTCOME_STYLES.get(outcome, "red")
+      return Text(f"ended {outcome.name.lower()}{graded}", style=style)
+    if record.ended[edge]:
+      return Text("ended, not judged", style="dim")
+    return Text("" if edge in self.child else "not expanded", style="dim")
+
+  def label(self, edge: Edge) -> Text:
+    """A candidate's line."""
+    record = self.record
+    text, _ = self._vocabulary.decode_step(self.tokens(edge))
+    is_committed = edge in self.committed
+    mark, style = ("* ", "bold green") if is_committed else ("", "")
+    numbers = (
+      f"  N={record.visits[edge]} Q={record.q[edge]:.2f} "
+      f"P={self.prior[edge]:.2f} V={record.value[edge]:.2f} "
+      f"R={record.prm[edge]:.2f}  "
+    )
+    return Text.assemble(
+      (mark + printable(text), style), (numbers, "dim"), self.fate(edge)
+    )
+
+
+def tree_view(
+  record: TreeRecord, vocabulary: Vocabulary, *, max_nodes: int = 40
+) -> Tree:
+  """A search tree, a line for each step that was considered.
+
+  A line has the step's text, N (visits), Q, P (prior over the node's
+  candidates), V and R (the PRM score), all but N in [0, 1], and why the branch
+  ends there. The committed line is marked `*`. Candidates stand by visits, then
+  Q; the least visited give way to `… 5 more`.
+
+  Args:
+    record: of the tree.
+    vocabulary: that its tokens are in.
+    max_nodes: lines of the view at most, >= 2.
+
+  Returns:
+    A renderable.
+
+  Raises:
+    UserError: max_nodes is less than 2.
+  """
+  if max_nodes < 2:
+    raise UserError(
+      f"max_nodes is {max_nodes}: a tree needs at least 2 lines, its problem "
+      "and the number of steps left out"
+    )
+  reading = _Reading(record, vocabulary)
+  shown = _choose(reading, max_nodes)
+  label = Text.assemble(
+    (printable(record.prompt.removesuffix("\n")), "bold"),
+    (f"  V={record.node_value[0]:.2f}", "dim"),
+  )
+  root = Tree(label)
+  _grow(root, 0, reading, shown)
+  return root
+
+
+def _grow(branch: Tree, node: int, reading: _Reading, shown: set[Edge]) -> None:
+  candidates = reading.candidates(node)
+  for edge in candidates:
+    if edge in shown:
+      below = branch.add(reading.label(edge))
+      if edge in reading.child:
+        _grow(below, reading.child[edge], reading, shown)
+  if num_hidden := sum(edge not in shown for edge in candidates):
+    branch.add(Text(f"… {num_hidden} more", style="dim"))
+
+
+def _choose(reading: _Reading, max_nodes: int) -> set[Edge]:
+  """The candidates to show: the committed line, then by visits, then Q.
+
+  A node whose candidates are not all shown takes a line to say so.
+  """
+  shown: set[Edge] = set()
+  full: set[int] = set()  # Nodes that show no more candidates.
+  num_hidden: dict[int, int] = {}
+  frontier: list[tuple] = []
+
+  def reach(node: int) -> None:
+    candidates = reading.candidates(node)
+    num_hidden[node] = len(candidates)
+    for rank, edge in enumerate(candidates):
+      visits, q = reading.record.visits[edge], reading.record.q[edge]
+      is_aside = edge not in reading.committed
+      heapq.heappush(frontier, (is_aside, -visits, -q, node, rank, edge))
+
+  reach(0)
+  num_lines = 2
+  while frontier:
+    *_, edge = heapq.heappop(frontier)
+    node = edge[0]
+    is_last, is_expanded = num_hidden[node] == 1, edge in reading.child
+    cost = 1 - is_last + is_expanded
+    if node in full or num_lines + cost > max_nodes:
+      full.add(node)
+      continue
+    shown.add(edge)
+    num_lines += cost
+    num_hidden[node] -= 1
+    if is_expanded:
+      reach(reading.child[edge])
+  return shown
+
+
+def print_tree(
+  record: TreeRecord,
+  vocabulary: Vocabulary,
+  *,
+  max_nodes: int = 40,
+  console: Console | None = None,
+) -> None:
+  """Prints a legend and `tree_view`, on standard output by default."""
+  view = tree_view(record, vocabulary, max_nodes=max_nodes)
+  console = console or Console()
+  console.print(Text(_LEGEND, style="dim"))
+  console.print(view)
+
+
+def solution_text(
+  domain: Domain, problem: Problem, steps: Sequence[str], verdict: Verdict
+) -> str:
+  """A line as plain text: its steps, its answer and the verdict.
+
+      3 + 5 = 8 (left: 8 9)
+      8 * 9 = 72 (left: 72)
+      Answer: (3 + 5) * 9
+      solved
+
+  Args:
+    domain: writes the answer.
+    problem: that was to be solved.
+    steps: texts of the line.
+    verdict: of the line; one that is not correct reads `not solved: reason`.
+
+  Returns:
+    Lines without a newline at the end.
+  """
+  answer = printable(domain.answer(problem, tuple(steps))) or "none"
+  is_solved = verdict.outcome == Outcome.CORRECT
+  end = "solved" if is_solved else f"not solved: {printable(verdict.reason)}"
+  return "\n".join([*map(printable, steps), f"Answer: {answer}", end])
+
+
+def printable(text: str) -> str:
+  """`text` with escapes for what a terminal may obey or cannot show."""
+  return "".join(
+    char if char.isprintable() else repr(char)[1:-1] for char in text
+  )

@@ -1,0 +1,1 @@
+"""The loop: self-play, replay, learning, evaluation, checkpoints."""

@@ -1,0 +1,405 @@
+"""The loop on one mesh: play, learn, evaluate, save, and again.
+
+Everything random is a function of the seed and of counters, and everything
+else is in the checkpoint: killed at any instant and run again, it ends with the
+same parameters, bit for bit, as if it had not been.
+"""
+
+import contextlib
+import dataclasses
+import time
+from typing import Any
+
+from etils import epath
+import jax
+import numpy as np
+
+from qstar_jax import configuration
+from qstar_jax.config import ExperimentConfig
+from qstar_jax.distributed.mesh import make_mesh
+from qstar_jax.domains import make_domain, splits
+from qstar_jax.errors import UserError
+from qstar_jax.evaluation.evaluate import evaluate
+from qstar_jax.learner import phase
+from qstar_jax.learner import train_step as train_step_lib
+from qstar_jax.learner.train_step import TrainState
+from qstar_jax.model.transformer import init_model
+from qstar_jax.records import Domain, Problem
+from qstar_jax.replay.reader import ReplayReader
+from qstar_jax.replay.window import ReplayWindow
+from qstar_jax.replay.writer import ReplayWriter
+from qstar_jax.search.searchers import for_evaluation
+from qstar_jax.selfplay import actor
+from qstar_jax.selfplay.curriculum import Curriculum
+from qstar_jax.selfplay.player import Player
+from qstar_jax.text.training import train_sentencepiece
+from qstar_jax.text.vocabulary import ByteVocabulary, Vocabulary
+from qstar_jax.training import checkpoint as checkpoint_lib
+from qstar_jax.training import hindsight
+from qstar_jax.training.preemption import PreemptionFlag
+from qstar_jax.training.reporting import Reporter
+
+# Streams of random numbers that must not share any.
+_VOCABULARY, _WARM_START, _PROBLEMS, _LINES = range(4)
+_VOCABULARY_LINES = 5000
+
+
+@dataclasses.dataclass
+class Progress:
+  """Where the loop stands; saved with every checkpoint.
+
+  Attributes:
+    warm_steps: gradient steps of the warm start that are done.
+    iteration: iterations that are done.
+    num_trees: trees played, and the number of the next one.
+    num_tokens: generated and prefilled by self-play.
+  """
+
+  warm_steps: int = 0
+  iteration: int = 0
+  num_trees: int = 0
+  num_tokens: int = 0
+
+
+def make_vocabulary(
+  config: ExperimentConfig, problems: splits.TrainingProblems
+) -> Vocabulary:
+  """The vocabulary that a config asks for, trained on random legal play."""
+  if config.text.vocabulary == "bytes":
+    return ByteVocabulary()
+  corpus = hindsight.random_lines(
+    problems,
+    np.random.default_rng([config.seed, _VOCABULARY]),
+    difficulties(config),
+    _VOCABULARY_LINES,
+  )
+  return train_sentencepiece(corpus, config.text.vocabulary_size)
+
+
+def difficulties(config: ExperimentConfig) -> range:
+  """The difficulties that the run trains on."""
+  return range(config.domain.min_difficulty, config.domain.max_difficulty + 1)
+
+
+def held_out_problems(
+  config: ExperimentConfig, domain: Domain
+) -> list[Problem]:
+  """The problems that the run never trains on."""
+  return splits.held_out(
+    domain,
+    min_difficulty=config.domain.min_difficulty,
+    max_difficulty=config.domain.max_difficulty,
+    num_problems=config.domain.held_out_problems,
+    seed=config.seed,
+  )
+
+
+class Trainer:
+  """The parts of a run, and the phases that the loop strings together."""
+
+  def __init__(
+    self,
+    config: ExperimentConfig,
+    run_dir: epath.Path,
+    reporter: Reporter,
+    flag: PreemptionFlag,
+  ):
+    """Builds what the config describes; compiles and writes nothing yet."""
+    self.config = config
+    self.reporter = reporter
+    self.flag = flag
+    self.replay_dir = run_dir / "replay"
+    self.mesh = make_mesh(config.mesh)
+    self.domain = make_domain(config.domain.name, config.domain.options)
+    self.held_out = held_out_problems(config, self.domain)
+    self.problems = splits.TrainingProblems.without(self.domain, self.held_out)
+    self.vocabulary = make_vocabulary(config, self.problems)
+    self.graphdef, params = init_model(
+      config.model, self.vocabulary.size, config.seed
+    )
+    total_steps = (
+      config.warm_start.steps
+      + config.num_iterations * config.learner.steps_per_iteration
+    )
+    optimizer = train_step_lib.make_optimizer(config.learner, total_steps)
+    self.train_step = train_step_lib.make_train_step(
+      self.graphdef, optimizer, config.learner, self.mesh
+    )
+    self.state = train_step_lib.init_state(params, optimizer, self.mesh)
+    self.progress = Progress()
+    self.window = ReplayWindow(
+      config.replay.window_trees, config.replay.max_reuse, seed=config.seed
+    )
+    self.curriculum = Curriculum(
+      config.curriculum,
+      config.domain.min_difficulty,
+      config.domain.max_difficulty,
+    )
+    self.actor = self._player(config.search, config.self_play.batch_size)
+    self.evaluators = {
+      searcher: self._player(
+        for_evaluation(config.search, searcher), config.evaluation.batch_size
+      )
+      for searcher in ("greedy", config.search.searcher)
+    }
+
+  def _player(self, search, num_trees: int) -> Player:
+    return Player(
+      self.graphdef,
+      self.domain,
+      self.vocabulary,
+      model=self.config.model,
+      text=self.config.text,
+      search=search,
+      num_trees=num_trees,
+      mesh=self.mesh,
+    )
+
+  def _rng(self, stream: int, index: int) -> np.random.Generator:
+    return np.random.default_rng([self.config.seed, stream, index])
+
+  def meta(self, writer: ReplayWriter) -> dict[str, Any]:
+    """What a checkpoint holds beside arrays."""
+    return {
+      "config": configuration.to_json(self.config),
+      "vocabulary": checkpoint_lib.vocabulary_to_json(self.vocabulary),
+      "progress": dataclasses.asdict(self.progress),
+      "replay": dict(writer.cursor),
+      "window": self.window.state_dict(),
+      "curriculum": self.curriculum.state_dict(),
+    }
+
+  def restore(
+    self, checkpointer: checkpoint_lib.Checkpointer, writer: ReplayWriter
+  ) -> None:
+    """Goes back to the newest checkpoint, and the replay store with it."""
+    self.state, meta = checkpointer.restore(self.state)
+    saved = checkpoint_lib.vocabulary_from_json(meta["vocabulary"])
+    if saved.fingerprint != self.vocabulary.fingerprint:
+      raise UserError(
+        "the checkpoint's vocabulary is not the one that this program trains "
+        "from the same config; go on with the version of qstar_jax that made "
+        "it, or start a new run directory"
+      )
+    self.progress = Progress(**meta["progress"])
+    writer.truncate(meta["replay"])
+    self.window.load_state_dict(meta["window"], ReplayReader(self.replay_dir))
+    self.curriculum.load_state_dict(meta["curriculum"])
+
+  def warm_start(self) -> None:
+    """Takes the next stretch of hindsight warm-start steps."""
+    config = self.config
+    start = time.monotonic()
+    first = self.progress.warm_steps
+    last = min(
+      first + config.learner.steps_per_iteration, config.warm_start.steps
+    )
+    batches = (
+      hindsight.make_batch(
+        self.problems,
+        self.vocabulary,
+        self._rng(_WARM_START, step),
+        config=config.warm_start,
+        text=config.text,
+        difficulties=difficulties(config),
+        batch_size=config.learner.batch_size,
+      )
+      for step in range(first, last)
+    )
+    self.state, metrics = phase.run_steps(
+      self.train_step,
+      self.state,
+      batches,
+      self.mesh,
+      check_stop=self.flag.check,
+    )
+    self.progress.warm_steps = last
+    seconds = time.monotonic() - start
+    self.reporter.log(
+      {
+        "kind": "warm_start",
+        "step": int(self.state.step),
+        **metrics,
+        "steps_per_second": (last - first) / seconds,
+      }
+    )
+
+  def play(self, writer: ReplayWriter) -> dict[str, float]:
+    """Plays an iteration's trees into the store and the window."""
+    config, progress = self.config, self.progress
+    start = time.monotonic()
+    results, tokens = [], 0
+    played = actor.play_iteration(
+      self.actor,
+      self.state.params,
+      self.problems,
+      self.curriculum,
+      self.vocabulary,
+      self._rng(_PROBLEMS, progress.iteration),
+      config=config,
+      params_version=int(self.state.step),
+      first_sequence=progress.num_trees,
+      check_stop=self.flag.check,
+    )
+    for play in played:
+      writer.append(play.record)
+      self.window.add(play.record)
+      results.append(play)
+      self.reporter.progress(
+        "play", len(results), config.self_play.problems_per_iteration
+      )
+    writer.flush()
+    scores = [play.result.verdict.score for play in results]
+    self.curriculum.update(
+      zip([play.difficulty for play in results], scores, strict=True)
+    )
+    tokens = sum(play.result.tokens for play in results)
+    progress.num_trees += len(results)
+    progress.num_tokens += tokens
+    seconds = time.monotonic() - start
+    return {
+      "solve_rate": float(np.mean(scores)),
+      "any_score": float(np.mean([p.result.any_score for p in results])),
+      "mean_score": float(np.mean([p.result.mean_score for p in results])),
+      "trees": progress.num_trees,
+      "tokens": progress.num_tokens,
+      "tokens_per_second": tokens / seconds,
+      "seconds_play": seconds,
+    }
+
+  def learn(self) -> dict[str, float]:
+    """Takes an iteration's gradient steps on the replay window."""
+    start = time.monotonic()
+    batches = phase.sample_batches(
+      self.window, self._rng(_LINES, self.progress.iteration), self.config
+    )
+    self.state, metrics = phase.run_steps(
+      self.train_step,
+      self.state,
+      batches,
+      self.mesh,
+      check_stop=self.flag.check,
+    )
+    replay = self.window.metrics(int(self.state.step))
+    return {
+      **metrics,
+      **{f"replay_{name}": value for name, value in replay.items()},
+      "seconds_learn": time.monotonic() - start,
+    }
+
+  def evaluate(self, name: str) -> float:
+    """Evaluates on held-out problems; returns the seconds it took."""
+    start = time.monotonic()
+    settings = self.config.evaluation
+    problems = self.held_out[: settings.num_problems]
+    for searcher, player in self.evaluators.items():
+
+      def on_progress(done, searcher=searcher):
+        self.flag.check()
+        self.reporter.progress(f"evaluate {searcher}", done, len(problems))
+
+      result = evaluate(
+        player,
+        self.state.params,
+        self.domain,
+        problems,
+        batch_size=settings.batch_size,
+        seed=self.config.seed,
+        on_progress=on_progress,
+      )
+      self.reporter.log(
+        {
+          "kind": "evaluation",
+          "iteration": self.progress.iteration,
+          "step": int(self.state.step),
+          "phase": name,
+          "searcher": searcher,
+          "problems": result.problems,
+          "top1": result.top1,
+          "any": result.any,
+          "mean": result.mean,
+          "ci95": list(result.ci95),
+          "tokens_per_problem": result.tokens_per_problem,
+          "terminal_value": "value",
+        }
+      )
+    return time.monotonic() - start
+
+
+def train(
+  config: ExperimentConfig,
+  run_dir: epath.PathLike,
+  reporter: Reporter,
+  flag: PreemptionFlag,
+) -> None:
+  """Runs the loop from where the run directory stands to the end.
+
+  Args:
+    config: validated.
+    run_dir: holds everything the run writes; may be that of a cut run.
+    reporter: shows and stores metrics.
+    flag: asks to stop.
+
+  Raises:
+    Preempted: the flag was set; the newest checkpoint is complete.
+    UserError: config, data or disk are at fault.
+  """
+  run_dir = epath.Path(run_dir)
+  configuration.claim_run_dir(run_dir, config)
+  trainer = Trainer(config, run_dir, reporter, flag)
+  progress = trainer.progress
+
+  with contextlib.ExitStack() as stack:
+    checkpointer = stack.enter_context(
+      checkpoint_lib.Checkpointer(run_dir, config.checkpoint)
+    )
+    writer = stack.enter_context(
+      ReplayWriter(
+        trainer.replay_dir, shard_trees=config.replay.shard_trees
+      )
+    )
+
+    def save() -> float:
+      start = time.monotonic()
+      checkpointer.save(trainer.state, trainer.meta(writer))
+      return time.monotonic() - start
+
+    # Start, or go on from the newest checkpoint.
+    if checkpointer.latest_step() is not None:
+      trainer.restore(checkpointer, writer)
+      progress = trainer.progress
+      reporter.truncate(int(trainer.state.step))
+    else:
+      reporter.truncate(-1)
+      trainer.evaluate("random")
+      save()
+
+    # Warm start, in stretches that are saved one by one.
+    while progress.warm_steps < config.warm_start.steps:
+      trainer.warm_start()
+      if progress.warm_steps == config.warm_start.steps:
+        trainer.evaluate("warm_start")
+      save()
+
+    # Self-play and learning take turns.
+    seconds_save = 0.0
+    while progress.iteration < config.num_iterations:
+      metrics = trainer.play(writer)
+      metrics |= trainer.learn()
+      progress.iteration += 1
+      is_last = progress.iteration == config.num_iterations
+      if is_last or progress.iteration % config.evaluation.every_iterations == 0:
+        metrics["seconds_evaluate"] = trainer.evaluate("self_play")
+      # Logged before it is saved: a cut in between repeats both, loses neither.
+      reporter.log(
+        {
+          "kind": "iteration",
+          "iteration": progress.iteration,
+          "step": int(trainer.state.step),
+          **metrics,
+          "seconds_save": seconds_save,
+        }
+      )
+      if is_last or progress.iteration % config.checkpoint.every_iterations == 0:
+        seconds_save = save()
+    checkpointer.wait()

@@ -1,0 +1,181 @@
+"""The picture of a run: held-out accuracy and losses against time."""
+
+import pathlib
+
+import matplotlib
+from etils import epath
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from qstar_jax.errors import UserError
+from qstar_jax.replay import files
+from qstar_jax.training.displays import format_value
+from qstar_jax.training.metrics_log import (
+  FILE_NAME,
+  Record,
+  number,
+  read_metrics,
+)
+
+_FILE_NAME = "learning_curve.png"
+# In colours that no searcher of the panel above is likely to have.
+_LOSSES = {"policy": "tab:purple", "value": "tab:brown", "prm": "tab:cyan"}
+# More than a picture takes; only named where the disk is full.
+_MAX_BYTES = 1_000_000
+
+
+def learning_curve(run_dir: epath.PathLike) -> epath.Path:
+  """Draws RUN/learning_curve.png from RUN/metrics.jsonl.
+
+  Args:
+    run_dir: of a run, finished or not.
+
+  Returns:
+    Where the picture is.
+
+  Raises:
+    UserError: the run has no metrics, or garbage in them, or the picture cannot
+      be written.
+  """
+  run_dir = epath.Path(run_dir).resolve()
+  records = read_metrics(run_dir)
+  if not records:
+    raise UserError(
+      f"{run_dir} has no record in {FILE_NAME} to draw: give the directory of "
+      "a run that `qstar train` has begun"
+    )
+  figure = draw(records, run_dir.name)
+  path = run_dir / _FILE_NAME
+  files.publish(
+    path,
+    _MAX_BYTES,
+    lambda aside: figure.savefig(pathlib.Path(aside), format="png", dpi=150),
+  )
+  return path
+
+
+# Names may hold dollars, which would be read as formulas.
+@matplotlib.rc_context({"text.parse_math": False})
+def draw(records: list[Record], name: str) -> Figure:
+  """The picture of at least one record, titled with the run's name."""
+  # Not through pyplot, which would keep the figure for the program's life.
+  figure = Figure(figsize=(8, 7), layout="constrained")
+  accuracy, losses = figure.subplots(2, sharex=True, height_ratios=[3, 2])
+  figure.suptitle(name, fontsize=13)
+  _draw_accuracy(accuracy, records)
+  _draw_losses(losses, records)
+  _mark_warm_start((accuracy, losses), records)
+  losses.set_xlabel("minutes")
+  losses.set_xlim(0, 1.03 * max(record["minutes"] for record in records) or 1)
+  return figure
+
+
+def _draw_accuracy(axes: Axes, records: list[Record]) -> None:
+  """Held-out accuracy of every searcher, and the solve rate of self-play."""
+  evaluations = [
+    record
+    for record in records
+    if record["kind"] == "evaluation" and record["top1"] is not None
+  ]
+  for searcher in dict.fromkeys(record["searcher"] for record in evaluations):
+    of_searcher = [r for r in evaluations if r["searcher"] == searcher]
+    minutes = [record["minutes"] for record in of_searcher]
+    (line,) = axes.plot(
+      minutes,
+      [100 * record["top1"] for record in of_searcher],
+      marker="o",
+      markersize=4,
+      label=_label(of_searcher[-1]),
+    )
+    intervals = [
+      (record["minutes"], *(100 * bound for bound in record["ci95"]))
+      for record in of_searcher
+      if None not in record["ci95"]
+    ]
+    if intervals:
+      axes.vlines(*zip(*intervals, strict=True), color=line.get_color())
+      axes.fill_between(
+        *zip(*intervals, strict=True), color=line.get_color(), alpha=0.15, lw=0
+      )
+  minutes, rates = _series(records, "iteration", "solve_rate")
+  axes.plot(
+    minutes,
+    [100 * rate for rate in rates],
+    color="gray",
+    linewidth=1,
+    linestyle=":",
+    marker=".",
+    markersize=3,
+    label="solved in self-play (training problems)",
+  )
+  axes.set_ylim(-2, 102)
+  axes.set_ylabel("solved, %")
+  axes.set_title("held-out problems: top-1 with 95 % interval", fontsize=10)
+  axes.grid(alpha=0.3)
+  axes.legend(fontsize=8, loc="best")
+
+
+def _label(evaluation: Record) -> str:
+  """A searcher with its budget and who judged inside the search."""
+  tokens = format_value(evaluation.get("tokens_per_problem"))
+  terminal = format_value(evaluation.get("terminal_value"))
+  budget = f"{tokens} tokens/problem, terminal value: {terminal}"
+  return f"{evaluation['searcher']} ({budget})"
+
+
+def _draw_losses(axes: Axes, records: list[Record]) -> None:
+  """Every loss, apart for the warm start and self-play: their data differ."""
+  values = []
+  for name, color in _LOSSES.items():
+    for kind, label in (("warm_start", None), ("iteration", name)):
+      minutes, losses = _series(records, kind, name)
+      axes.plot(
+        minutes,
+        losses,
+        color=color,
+        linewidth=1.2,
+        marker=".",
+        markersize=3,
+        label=label,
+      )
+      values += losses
+  if values and min(values) > 0:
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    # Within a decade there may be no major tick.
+    is_narrow = max(values) < 10 * min(values)
+    axes.yaxis.set_minor_formatter("{x:g}" if is_narrow else "")
+  axes.set_ylabel("training losses, nats")
+  axes.grid(alpha=0.3, which="both")
+  axes.legend(fontsize=8, loc="best")
+
+
+def _series(
+  records: list[Record], kind: str, name: str
+) -> tuple[list[float], list[float]]:
+  """Minutes and values of a number, where records of a kind have it."""
+  points = [
+    (record["minutes"], value)
+    for record in records
+    if record["kind"] == kind and (value := number(record, name)) is not None
+  ]
+  return [minute for minute, _ in points], [value for _, value in points]
+
+
+def _mark_warm_start(panels: tuple[Axes, ...], records: list[Record]) -> None:
+  minutes = [r["minutes"] for r in records if r["kind"] == "warm_start"]
+  if not minutes:
+    return
+  for axes in panels:
+    axes.axvspan(0, minutes[-1], color="gray", alpha=0.12, lw=0)
+    axes.axvline(minutes[-1], color="gray", linewidth=0.8, linestyle="--")
+  panels[0].annotate(
+    "end of warm start",
+    (minutes[-1], 1),
+    xycoords=("data", "axes fraction"),
+    xytext=(3, -3),
+    textcoords="offset points",
+    verticalalignment="top",
+    fontsize=8,
+    color="dimgray",
+  )

@@ -1,0 +1,46 @@
+"""SIGTERM and Ctrl-C as a flag that long work polls."""
+
+import contextlib
+import signal
+from collections.abc import Iterator
+
+
+class Preempted(Exception):
+  """A signal asked the run to stop; what is saved is safe."""
+
+
+class PreemptionFlag:
+  """Set by the first SIGTERM or SIGINT; the second one acts as usual."""
+
+  def __init__(self):
+    self._signal: int | None = None
+    self._old: dict[int, object] = {}
+
+  def _handle(self, number, frame) -> None:
+    del frame
+    self._signal = number
+    self._restore()
+
+  def _restore(self) -> None:
+    for number, handler in self._old.items():
+      signal.signal(number, handler)
+
+  def check(self) -> None:
+    """Raises `Preempted` if a signal has come."""
+    if self._signal is not None:
+      raise Preempted(signal.Signals(self._signal).name)
+
+
+@contextlib.contextmanager
+def catch_signals() -> Iterator[PreemptionFlag]:
+  """Within it, signals set the flag instead of ending the process.
+
+  Only the main thread may enter.
+  """
+  flag = PreemptionFlag()
+  for number in (signal.SIGTERM, signal.SIGINT):
+    flag._old[number] = signal.signal(number, flag._handle)
+  try:
+    yield flag
+  finally:
+    flag._restore()
