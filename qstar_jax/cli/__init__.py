@@ -1,0 +1,1 @@
+"""The command `qstar`: one thin module per command, imported when called."""

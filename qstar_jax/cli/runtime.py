@@ -1,0 +1,57 @@
+"""What every command sets before JAX starts."""
+
+import logging
+import os
+import pathlib
+
+from qstar_jax.config import ExperimentConfig
+
+# A program that compiles faster than this is not worth a file.
+_MIN_COMPILE_SECONDS = 0.2
+
+
+def cache_dir() -> pathlib.Path:
+  """Per-user cache: $QSTAR_CACHE_DIR, else qstar_jax/ in the XDG cache."""
+  if path := os.environ.get("QSTAR_CACHE_DIR"):
+    return pathlib.Path(path).expanduser()
+  base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+  return pathlib.Path(base).expanduser() / "qstar_jax"
+
+
+def start_runtime(config: ExperimentConfig | None = None) -> None:
+  """Sets logging, virtual CPU devices and the compilation cache.
+
+  To be called before anything computes: JAX fixes its devices at the first use.
+  JAX's own environment variables (JAX_NUM_CPU_DEVICES,
+  JAX_COMPILATION_CACHE_DIR, ...) win over what is set here.
+
+  Args:
+    config: gives the number of virtual devices, used where the platform is CPU;
+      None leaves JAX's default of one.
+  """
+  # JAX's and TensorFlow's C++ libraries read this when they are loaded.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  logging.getLogger("absl").setLevel(logging.WARNING)
+
+  import jax  # Not above: the variable must be set first.
+
+  settings = {
+    "jax_persistent_cache_min_compile_time_secs": _MIN_COMPILE_SECONDS
+  }
+  if (directory := _writable_cache()) is not None:
+    settings["jax_compilation_cache_dir"] = str(directory)
+  if config is not None:
+    settings["jax_num_cpu_devices"] = config.mesh.cpu_devices
+  for name, value in settings.items():
+    if name.upper() not in os.environ:
+      jax.config.update(name, value)
+
+
+def _writable_cache() -> pathlib.Path | None:
+  """Folder for compiled programs; None where a home cannot be written."""
+  directory = cache_dir() / "xla"
+  try:
+    directory.mkdir(parents=True, exist_ok=True)
+  except OSError:
+    return None
+  return directory

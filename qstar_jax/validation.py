@@ -1,0 +1,271 @@
+"""The rules that a config must obey, as data: bounds, and relations.
+
+Checked before any device work. What depends on the devices is checked by
+`validate_for_devices` once they are known.
+"""
+
+import dataclasses
+import operator
+import re
+from collections.abc import Callable, Container, Mapping
+from typing import Any
+
+from qstar_jax.config import ExperimentConfig
+from qstar_jax.domains import make_domain
+from qstar_jax.errors import UserError
+from qstar_jax.search.searchers import SEARCHERS
+
+_DEFAULTS = ExperimentConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+  """Which values a field may have by itself.
+
+  Attributes:
+    rule: completes "must be ...".
+    holds: of the value.
+  """
+
+  rule: str
+  holds: Callable[[Any], bool]
+
+
+_COUNT = Bound("1 or more", lambda value: value >= 1)
+_COUNT_OR_NONE = Bound("0 or more", lambda value: value >= 0)
+_POSITIVE = Bound("above 0", lambda value: value > 0)
+_SHARE = Bound("in [0, 1]", lambda value: 0 <= value <= 1)
+_AXIS = Bound("1 or more, or -1", lambda value: value >= 1 or value == -1)
+
+# Every number of the config, and every free text that has a form.
+BOUNDS: Mapping[str, Bound] = {
+  "name": Bound(
+    "letters, digits, `.`, `_` and `-` alone, a letter or digit first",
+    lambda value: re.fullmatch(r"[A-Za-z0-9][-.\w]*", value, re.ASCII),
+  ),
+  "seed": Bound("in [0, 2**32)", lambda value: 0 <= value < 2**32),
+  "num_iterations": _COUNT_OR_NONE,
+  "domain.min_difficulty": _COUNT,
+  "domain.max_difficulty": _COUNT,
+  "domain.held_out_problems": _COUNT,
+  "text.vocabulary_size": _COUNT,
+  "text.max_prompt_tokens": _COUNT,
+  "text.max_step_tokens": Bound(
+    "2 or more: a step has text and its delimiter", lambda value: value >= 2
+  ),
+  "text.max_steps": _COUNT,
+  "model.num_layers": _COUNT,
+  "model.model_dim": _COUNT,
+  "model.num_heads": _COUNT,
+  "model.num_kv_heads": _COUNT,
+  "model.head_dim": Bound(
+    "even and 2 or more: rotary embedding turns pairs",
+    lambda value: value >= 2 and value % 2 == 0,
+  ),
+  "model.ffn_dim": _COUNT,
+  "model.rope_base": Bound("above 1", lambda value: value > 1),
+  "model.norm_epsilon": _POSITIVE,
+  "search.searcher": Bound(
+    f"a searcher; known ones are {', '.join(SEARCHERS)}",
+    lambda value: value in SEARCHERS,
+  ),
+  "search.num_candidates": _COUNT,
+  "search.num_simulations": _COUNT_OR_NONE,
+  "search.leaves_per_round": _COUNT,
+  "search.temperature": _COUNT_OR_NONE,
+  "search.max_considered": _COUNT,
+  "search.gumbel_scale": _COUNT_OR_NONE,
+  "search.value_scale": _COUNT_OR_NONE,
+  "search.maxvisit_init": _COUNT_OR_NONE,
+  "self_play.problems_per_iteration": _COUNT,
+  "self_play.batch_size": _COUNT,
+  "curriculum.uniform_share": _SHARE,
+  "curriculum.decay": _SHARE,
+  "replay.window_trees": _COUNT,
+  "replay.max_reuse": _COUNT,
+  "replay.shard_trees": _COUNT,
+  "learner.steps_per_iteration": _COUNT_OR_NONE,
+  "learner.batch_size": _COUNT,
+  "learner.learning_rate": _POSITIVE,
+  "learner.warmup_steps": _COUNT_OR_NONE,
+  "learner.weight_decay": _COUNT_OR_NONE,
+  "learner.max_grad_norm": _POSITIVE,
+  "learner.policy_weight": _COUNT_OR_NONE,
+  "learner.value_weight": _COUNT_OR_NONE,
+  "learner.prm_weight": _COUNT_OR_NONE,
+  "learner.value_lambda": _SHARE,
+  "learner.min_visits": _COUNT_OR_NONE,
+  "warm_start.steps": _COUNT_OR_NONE,
+  "warm_start.corrupt_share": _SHARE,
+  "evaluation.every_iterations": _COUNT,
+  "evaluation.num_problems": _COUNT,
+  "evaluation.batch_size": _COUNT,
+  "checkpoint.every_iterations": _COUNT,
+  "checkpoint.keep": _COUNT,
+  "mesh.data": _AXIS,
+  "mesh.fsdp": _AXIS,
+  "mesh.model": _AXIS,
+  "mesh.cpu_devices": _COUNT,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Relation:
+  """What two or more fields must be to each other.
+
+  Attributes:
+    fields: that it reads; the first one gets the blame.
+    holds: of the config.
+    rule: completes "must be ..."; `{c.part.field}` stands for a value.
+    fix: what to do instead, given the config.
+  """
+
+  fields: tuple[str, ...]
+  holds: Callable[[ExperimentConfig], bool]
+  rule: str
+  fix: Callable[[ExperimentConfig], str]
+
+
+def _divides(divisor: str, whole: str) -> Relation:
+  """The field `divisor` divides the field `whole`."""
+  of_divisor = operator.attrgetter(divisor)
+  of_whole = operator.attrgetter(whole)
+  return Relation(
+    (divisor, whole),
+    lambda c: of_whole(c) % of_divisor(c) == 0,
+    f"a divisor of {whole} = {{c.{whole}}}",
+    lambda c: f"use {nearest_divisors(of_whole(c), of_divisor(c))}",
+  )
+
+
+RELATIONS = (
+  Relation(
+    ("domain.min_difficulty", "domain.max_difficulty"),
+    lambda c: c.domain.min_difficulty <= c.domain.max_difficulty,
+    "at most domain.max_difficulty = {c.domain.max_difficulty}",
+    lambda c: "lower it or raise the maximum",
+  ),
+  _divides("model.num_kv_heads", "model.num_heads"),
+  _divides("search.leaves_per_round", "search.num_simulations"),
+  Relation(
+    ("search.prune_illegal", "search.terminal_value"),
+    lambda c: (
+      not c.search.prune_illegal or c.search.terminal_value == "outcome"
+    ),
+    "False unless search.terminal_value is outcome: it asks the verifier",
+    lambda c: "set one or the other",
+  ),
+  _divides("self_play.batch_size", "self_play.problems_per_iteration"),
+  Relation(
+    ("replay.window_trees", "self_play.problems_per_iteration"),
+    lambda c: c.replay.window_trees >= c.self_play.problems_per_iteration,
+    "at least self_play.problems_per_iteration = "
+    "{c.self_play.problems_per_iteration}, or play is dropped unseen",
+    lambda c: f"use {c.self_play.problems_per_iteration} or more",
+  ),
+  Relation(
+    ("evaluation.num_problems", "domain.held_out_problems"),
+    lambda c: c.evaluation.num_problems <= c.domain.held_out_problems,
+    "at most domain.held_out_problems = {c.domain.held_out_problems}",
+    lambda c: "lower it or hold out more",
+  ),
+  Relation(
+    ("mesh.data", "mesh.fsdp", "mesh.model"),
+    lambda c: [c.mesh.data, c.mesh.fsdp, c.mesh.model].count(-1) <= 1,
+    "a number where mesh.fsdp or mesh.model is -1: one axis at most is filled "
+    "with what is left",
+    lambda c: "keep one -1",
+  ),
+)
+
+
+def find_errors(
+  config: ExperimentConfig, ignore: Container[str] = ()
+) -> list[str]:
+  """What is wrong with a config: path, value, rule and fix, one line each.
+
+  Args:
+    config: of the right types, of any values.
+    ignore: paths of fields that are known to be wrong; no rule reads them.
+  """
+  errors = {}
+  for path, bound in BOUNDS.items():
+    value = operator.attrgetter(path)(config)
+    if path not in ignore and not bound.holds(value):
+      default = operator.attrgetter(path)(_DEFAULTS)
+      errors[path] = (
+        f"{path} is {value!r}: must be {bound.rule}; the default is {default}"
+      )
+  for relation in RELATIONS:
+    path = relation.fields[0]
+    is_readable = not any(
+      field in ignore or field in errors for field in relation.fields
+    )
+    if is_readable and not relation.holds(config):
+      value = operator.attrgetter(path)(config)
+      rule = relation.rule.format(c=config)
+      errors[path] = (
+        f"{path} is {value!r}: must be {rule}; {relation.fix(config)}"
+      )
+  domain_errors = () if "domain.name" in ignore else _domain_errors(config)
+  return [*errors.values(), *domain_errors]
+
+
+def _domain_errors(config: ExperimentConfig) -> list[str]:
+  """What the domain itself has to say."""
+  try:
+    domain = make_domain(config.domain.name, config.domain.options)
+  except UserError as error:
+    return [str(error)]
+  # A domain of the user's own need not say which difficulties it has.
+  known = getattr(domain, "difficulties", None)
+  if known is None:
+    return []
+  return [
+    f"domain.{field} is {value}: {domain.name} has difficulties {known.start} "
+    f"to {known.stop - 1}; use one of those"
+    for field in ("min_difficulty", "max_difficulty")
+    if (value := getattr(config.domain, field)) not in known
+  ]
+
+
+def validate_for_devices(config: ExperimentConfig, num_devices: int) -> None:
+  """Checks that mesh and batches fit the devices.
+
+  Args:
+    config: validated.
+    num_devices: over all processes.
+
+  Raises:
+    UserError: they do not; the message has the nearest values that do.
+  """
+  # Imports JAX, which has to be configured before: see cli.runtime.
+  from qstar_jax.distributed.mesh import mesh_shape
+
+  num_data = mesh_shape(config.mesh, num_devices)[0]
+  errors = [
+    f"{path} is {size}: must be divisible by the {num_data} devices of "
+    f"mesh.data; use {nearest_multiples(num_data, size)}"
+    for path in (
+      "self_play.batch_size",
+      "learner.batch_size",
+      "evaluation.batch_size",
+    )
+    if (size := operator.attrgetter(path)(config)) % num_data
+  ]
+  if errors:
+    raise UserError("\n".join(errors))
+
+
+def nearest_divisors(whole: int, near: int) -> str:
+  """The divisors of `whole` next to `near`, e.g. "4 or 8" of 16 near 5."""
+  divisors = [d for d in range(1, whole + 1) if whole % d == 0]
+  below = [d for d in divisors if d < near][-1:]
+  above = [d for d in divisors if d > near][:1]
+  return " or ".join(map(str, below + above))
+
+
+def nearest_multiples(of: int, near: int) -> str:
+  """The multiples next to `near`, e.g. "96 or 104" of 8 near 100."""
+  below = near // of * of
+  return " or ".join(str(m) for m in (below, below + of) if m > 0)

@@ -1,0 +1,73 @@
+"""What is set before JAX starts. Each case is a process of its own."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+from qstar_jax.cli import runtime
+
+_CODE = """
+import json, logging
+from qstar_jax.cli.runtime import start_runtime
+from qstar_jax.config import ExperimentConfig, MeshConfig
+start_runtime(ExperimentConfig(mesh=MeshConfig(cpu_devices=3)))
+import jax
+print(json.dumps({
+  "devices": jax.device_count(),
+  "cache": jax.config.jax_compilation_cache_dir,
+  "logging": logging.getLogger("absl").level,
+}))
+"""
+
+
+def _start(**variables):
+  """What a fresh process has after `start_runtime`."""
+  environment = {
+    name: value
+    for name, value in os.environ.items()
+    if name == "PATH" or name.startswith("PYTHON")
+  }
+  finished = subprocess.run(
+    [sys.executable, "-Werror", "-c", _CODE],
+    env={**environment, "JAX_PLATFORMS": "cpu", **variables},
+    check=True,
+    capture_output=True,
+    text=True,
+  )
+  return json.loads(finished.stdout)
+
+
+def test_devices_cache_and_logging_are_set(tmp_path):
+  started = _start(QSTAR_CACHE_DIR=str(tmp_path))
+  assert started == {
+    "devices": 3,
+    "cache": str(tmp_path / "xla"),
+    "logging": 30,
+  }
+
+
+def test_variables_of_jax_win(tmp_path):
+  started = _start(
+    JAX_NUM_CPU_DEVICES="2",
+    JAX_COMPILATION_CACHE_DIR=str(tmp_path / "mine"),
+    QSTAR_CACHE_DIR=str(tmp_path / "other"),
+  )
+  assert started["devices"] == 2
+  assert started["cache"] == str(tmp_path / "mine")
+
+
+def test_a_cache_that_cannot_be_made_is_done_without(tmp_path):
+  (tmp_path / "file").touch()
+  assert _start(QSTAR_CACHE_DIR=str(tmp_path / "file"))["cache"] is None
+
+
+def test_the_cache_is_found_by_the_usual_variables(monkeypatch):
+  monkeypatch.delenv("QSTAR_CACHE_DIR", raising=False)
+  monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+  assert runtime.cache_dir() == pathlib.Path.home() / ".cache" / "qstar_jax"
+  monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+  assert runtime.cache_dir() == pathlib.Path("/xdg/qstar_jax")
+  monkeypatch.setenv("QSTAR_CACHE_DIR", "/own")
+  assert runtime.cache_dir() == pathlib.Path("/own")
