@@ -57,11 +57,11 @@ def test_small_tree_by_hand():
       [90, 91, 11, 12, 31, 32, 0],
     ],
     "length": [3, 6, 6],
-    # Only the root has visits; Q is constant, so pi' are the counts.
+    # Q is constant at both nodes, so pi' are the counts.
     "policy_weight": [
       [0, 0, 0.5, 0, 0, 0, 0],
-      [0, 0, 0.5, 0.5, 0, 0, 0],
-      [0, 0, 0, 0, 0, 0, 0],
+      [0, 0, 0.5, 0.5, 0.75, 0.75, 0],
+      [0, 0, 0, 0, 0.25, 0.25, 0],
     ],
     "value_weight": [
       [0, 1, 0, 0, 0, 0, 0],
@@ -82,6 +82,22 @@ def test_small_tree_by_hand():
   assert batch.value_target[2, 5] == 0
   np.testing.assert_array_equal(batch.prm_target[1, [3, 5]], [1, 1])
   assert batch.prm_target[2, 5] == 0
+
+
+def test_own_expansion_counts_as_a_visit():
+  """Below the root all candidates are finished lines, which nothing visits.
+
+  Were their node no target, no line's last step would ever be learned.
+  """
+  weights = {}
+  for min_visits in 1, 2, 3:
+    learner = LearnerConfig(min_visits=min_visits)
+    batch = trees_to_lines([small_tree()], learner, SearchConfig(), 6)
+    weights[min_visits] = [
+      float(batch.policy_weight[batch.tokens == token].sum())
+      for token in (13, 21)
+    ]
+  assert weights == {1: [0.5, 0.75], 2: [0.5, 0], 3: [0, 0]}
 
 
 def test_refused_candidates_leave_the_policy_if_the_search_knew():
@@ -125,7 +141,8 @@ def test_nothing_to_teach_is_no_rows():
     outcome=np.full((2, 2), -1, np.int8),
     final_outcome=int(Outcome.TIMEOUT),
   )
-  batch = trees_to_lines([tree], LearnerConfig(), SearchConfig(), 6)
+  learner = LearnerConfig(min_visits=2)
+  batch = trees_to_lines([tree], learner, SearchConfig(), 6)
   assert batch.tokens.shape == (0, 6)
 
 
