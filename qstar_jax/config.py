@@ -178,6 +178,8 @@ class LearnerConfig:
       the search's own value, between mixes them.
     min_visits: visits a node needs for its improved policy to be a target; its
       own expansion is one.
+    light_lines: share of the lines without much policy weight that are trained
+      on, each weighing as much more; see `lines.thin_light_lines`.
   """
 
   steps_per_iteration: int = 64
@@ -191,6 +193,7 @@ class LearnerConfig:
   prm_weight: float = 1.0
   value_lambda: float = 0.75
   min_visits: int = 1
+  light_lines: float = 0.25
 
 
 @dataclasses.dataclass(frozen=True)

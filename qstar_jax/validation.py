@@ -95,6 +95,7 @@ BOUNDS: Mapping[str, Bound] = {
   "learner.prm_weight": _COUNT_OR_NONE,
   "learner.value_lambda": _SHARE,
   "learner.min_visits": _COUNT_OR_NONE,
+  "learner.light_lines": Bound("in (0, 1]", lambda value: 0 < value <= 1),
   "warm_start.steps": _COUNT_OR_NONE,
   "warm_start.corrupt_share": _SHARE,
   "evaluation.every_iterations": _COUNT,

@@ -120,6 +120,39 @@ def batch_lines(
   return TrainBatch(**{f.name: take(getattr(lines, f.name)) for f in fields})
 
 
+# Policy weight of its best token below which a line counts as light.
+_LIGHT = 0.1
+
+
+def thin_light_lines(
+  lines: TrainBatch, share: float, rng: np.random.Generator
+) -> TrainBatch:
+  """Leaves out most lines that hardly teach the policy, without bias.
+
+  Most lines of a tree end in a candidate that the improved policy dropped: they
+  show value and PRM one more mistake. Those that stay weigh 1 / share, so every
+  loss keeps its expectation, and the gradient steps go to the lines that matter.
+
+  Args:
+    lines: any number of rows.
+    share: of the light lines that stay, in (0, 1].
+    rng: consumed.
+
+  Returns:
+    The rows that stay, in order.
+  """
+  is_light = lines.policy_weight.max(axis=1, initial=0.0) < _LIGHT
+  stays = ~is_light | (rng.random(len(is_light)) < share)
+  scale = np.where(is_light, 1 / share, 1.0)[stays, None].astype(np.float32)
+  weights = {
+    name: getattr(lines, name)[stays] * scale
+    for name in ("policy_weight", "value_weight", "prm_weight")
+  }
+  fields = dataclasses.fields(TrainBatch)
+  kept = {f.name: getattr(lines, f.name)[stays] for f in fields}
+  return TrainBatch(**kept | weights)
+
+
 @dataclasses.dataclass(frozen=True)
 class Play:
   """A line that solves its problem, or goes wrong at a known step.

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 import numpy as np
+from jax.sharding import Mesh
 
 from qstar_jax.config import ExperimentConfig
 from qstar_jax.errors import UserError
@@ -43,6 +43,7 @@ def sample_batches(
     part = targets.trees_to_lines(
       trees, learner, config.search, config.text.max_line_tokens
     )
+    part = lines_lib.thin_light_lines(part, learner.light_lines, rng)
     parts.append(part)
     num_lines += len(part.tokens)
   if num_lines == 0:
@@ -60,31 +61,34 @@ def run_steps(
   batches: Iterator[TrainBatch],
   mesh: Mesh,
   *,
-  check_stop: Callable[[], None] = lambda: None,
+  on_step: Callable[[int], None] = lambda done: None,
 ) -> tuple[TrainState, dict[str, float]]:
   """Takes a gradient step per batch.
 
-  Metrics stay on the device until the end: no step waits for the one before.
+  The host runs one step ahead of the device, and no more: the device does not
+  wait for it, and `on_step` is true to what has been done.
 
   Args:
     train_step: compiled, see `train_step.make_train_step`.
     state: consumed.
     batches: host arrays.
     mesh: that they go to.
-    check_stop: called before each step; may raise to stop.
+    on_step: called before each step with the number of those taken; may raise
+      to stop.
 
   Returns:
     The state after the last batch, and the mean of every metric; no metrics if
     there was no batch.
 
   Raises:
-    UserError: a loss or gradient was not finite.
+    UserError: a loss, gradient or parameter was not finite.
   """
   first_step = int(state.step)
   history = []
   for batch in batches:
-    check_stop()
+    on_step(len(history))
     state, metrics = train_step(state, put_batch(batch, mesh))
+    jax.block_until_ready(history[-1:])
     history.append(metrics)
   if not history:
     return state, {}
@@ -93,9 +97,9 @@ def run_steps(
     bad = [name for name, value in metrics.items() if not np.isfinite(value)]
     if bad:
       raise UserError(
-        f"{', '.join(bad)} of gradient step {first_step + i + 1} is not finite; "
-        "the last checkpoint is from before: lower learner.learning_rate or "
-        "learner.max_grad_norm and run again"
+        f"{', '.join(bad)} of gradient step {first_step + i + 1} not finite; "
+        "lower learner.learning_rate or learner.max_grad_norm and start a new "
+        "run directory (this one's checkpoints are from before, and whole)"
       )
   return state, {
     name: float(np.mean([metrics[name] for metrics in history]))

@@ -4,11 +4,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
-from flax import nnx
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 import jax.numpy as jnp
 import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from qstar_jax.config import LearnerConfig
 from qstar_jax.learner import losses
@@ -113,8 +114,8 @@ def make_train_step(
 
   Returns:
     (state, batch) -> (state, metrics): consumes the state; metrics are float32
-    scalars `loss`, `policy`, `value`, `prm` (nats) and `grad_norm` (before
-    clipping).
+    scalars `loss`, `policy`, `value`, `prm` (nats), `grad_norm` (before
+    clipping) and `param_norm` (after the step).
   """
   replicated = NamedSharding(mesh, P())
   by_line = NamedSharding(mesh, P("data"))
@@ -126,6 +127,8 @@ def make_train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics["grad_norm"] = optax.global_norm(grads)
+    # Tells of a step that broke the parameters before they are saved.
+    metrics["param_norm"] = optax.global_norm(params)
     return TrainState(state.step + 1, params, opt_state), metrics
 
   return jax.jit(

@@ -1,10 +1,18 @@
 """Rows of the warm start, and batches of rows."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from qstar_jax.errors import UserError
-from qstar_jax.learner.lines import Play, batch_lines, plays_to_lines
+from qstar_jax.learner.lines import (
+  Play,
+  batch_lines,
+  plays_to_lines,
+  thin_light_lines,
+)
+from qstar_jax.records import TrainBatch
 
 RIGHT = Play([90, 91], [[11, 12], [13], [14, 15]])
 WRONG = Play([92], [[21], [22, 23], [24]], bad_step=1)
@@ -69,3 +77,40 @@ def test_batch_too_small():
   lines = plays_to_lines([RIGHT, WRONG], 8)
   with pytest.raises(ValueError, match="2 rows do not fit a batch of 1"):
     batch_lines(lines, np.array([0, 1]), 1)
+
+
+def test_thinning_keeps_every_loss_in_expectation():
+  rng = np.random.default_rng(0)
+  num_rows = 4000
+  shape = (num_rows, 3)
+  policy = np.where(rng.random((num_rows, 1)) < 0.3, 0.8, 0.02)
+  batch = TrainBatch(
+    tokens=rng.integers(1, 9, shape).astype(np.int32),
+    length=np.full(num_rows, 3, np.int32),
+    policy_weight=np.broadcast_to(policy, shape).astype(np.float32),
+    value_target=rng.random(shape).astype(np.float32),
+    value_weight=rng.random(shape).astype(np.float32),
+    prm_target=rng.random(shape).astype(np.float32),
+    prm_weight=rng.random(shape).astype(np.float32),
+  )
+  thin = thin_light_lines(batch, 0.25, rng)
+  num_heavy = (policy > 0.1).sum()
+  num_light = num_rows - num_heavy
+  expected_rows = num_heavy + 0.25 * num_light
+  assert abs(len(thin.tokens) - expected_rows) < 4 * np.sqrt(num_light * 0.19)
+  for name in "policy_weight", "value_weight", "prm_weight":
+    total, kept = getattr(batch, name).sum(), getattr(thin, name).sum()
+    assert kept == pytest.approx(total, rel=0.05), name
+  # Heavy lines are untouched, light ones weigh four times as much.
+  heavy = thin.policy_weight[:, 0] == np.float32(0.8)
+  assert heavy.sum() == num_heavy
+  np.testing.assert_allclose(thin.policy_weight[~heavy], 0.08, rtol=1e-6)
+
+
+def test_thinning_with_share_one_changes_nothing():
+  batch = plays_to_lines([Play([1, 2], [[3], [4]], 1)], 6)
+  thin = thin_light_lines(batch, 1.0, np.random.default_rng(0))
+  for field in dataclasses.fields(TrainBatch):
+    np.testing.assert_array_equal(
+      getattr(thin, field.name), getattr(batch, field.name)
+    )
