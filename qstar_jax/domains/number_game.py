@@ -121,11 +121,13 @@ class NumberGame(StepDomain):
     )
 
   def _make_problem(self, numbers: list[int], target: int) -> Problem:
-    """The problem record, numbers in the order given."""
+    """The problem record, numbers in order of size whatever order is given."""
+    numbers = sorted(numbers)
+    text = f"{spaced(numbers)} -> {target}"
     return Problem(
       domain=self.name,
-      prompt=f"{spaced(numbers)} -> {target}\n",
-      key=f"{spaced(sorted(numbers))} -> {target}",
+      prompt=f"{text}\n",
+      key=text,
       payload={"numbers": numbers, "target": target},
       difficulty=len(numbers) - 1,
     )

@@ -114,21 +114,24 @@ def advance(state: State, step: str) -> State:
 
 
 def legal_moves(state: State) -> list[Move]:
-  """The moves, each once; `+` and `*` take operands in the order of `left`."""
+  """The moves, each once; `+` and `*` take the smaller operand first."""
   moves: dict[Move, None] = {}
-  for a, b in itertools.combinations(state.left, 2):
+  for a, b in itertools.combinations(sorted(state.left), 2):
     for op in "+*":
-      if (b, op, a) not in moves:
-        moves[a, op, b] = None
+      moves[a, op, b] = None
     for op in "-/":
       moves[a, op, b] = moves[b, op, a] = None
   return [(a, op, b) for a, op, b in moves if op != "/" or b != 0]
 
 
 def write_step(move: Move, left: tuple[Number, ...]) -> str:
-  """The text of a move; `left` is what it leaves, its result last."""
+  """The text of a move; `left` is what it leaves, its result last.
+
+  The numbers left are written in order of size: one state, one writing, so that
+  what a network learns of one order it need not learn again for the others.
+  """
   a, op, b = move
-  return f"{a} {op} {b} = {left[-1]} (left: {spaced(left)})"
+  return f"{a} {op} {b} = {left[-1]} (left: {spaced(sorted(left))})"
 
 
 def _compare(

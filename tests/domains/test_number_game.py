@@ -31,7 +31,7 @@ def outcome(steps, hand="4 9 10 13"):
 def test_problem_record():
   assert HAND.prompt == "4 9 10 13 -> 24\n"
   problem = Countdown().parse("9 3 5 -> 42")
-  assert problem.prompt == "9 3 5 -> 42\n"
+  assert problem.prompt == "3 5 9 -> 42\n"  # One problem, one writing.
   assert problem.key == "3 5 9 -> 42"
   assert problem.difficulty == 2
   assert GAME.split_key(HAND) == GAME.split_key(GAME.parse("13 10 9 4 -> 36"))
