@@ -106,9 +106,9 @@ def mixed_value(
   # A visited candidate whose prior underflowed still weighs something.
   prior = jnp.maximum(prior, jnp.finfo(prior.dtype).tiny)
   weight = jnp.where(visited, prior, 0.0)
-  total = jnp.sum(weight, axis=-1)
-  mean_q = jnp.sum(weight * jnp.where(visited, q, 0.0), axis=-1) / jnp.where(
-    total > 0, total, 1.0
-  )
+  total = jnp.sum(weight, axis=-1, keepdims=True)
+  # Divided first: a product of what is that small with Q is flushed to zero.
+  weight = weight / jnp.where(total > 0, total, 1.0)
+  mean_q = jnp.sum(weight * jnp.where(visited, q, 0.0), axis=-1)
   num_visits = jnp.sum(visits, axis=-1)
   return (node_value + num_visits * mean_q) / (1 + num_visits)

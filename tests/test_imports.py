@@ -31,11 +31,13 @@ ALLOWED = {
   "selfplay": _WORLD,
   "labels": _PLAY,
   "learner": {"model", "replay", "distributed"},
-  "evaluation": _PLAY | {"labels"},
+  "checkpoint": {"configuration", "learner", "model", "replay", "text"},
+  "evaluation": _PLAY | {"labels", "checkpoint", "configuration"},
   "validation": {"domains", "search", "distributed"},
   "configuration": {"validation", "replay"},
   "training": _PLAY
-  | {"configuration", "validation", "data", "labels", "learner", "evaluation"},
+  | {"configuration", "validation", "data", "labels", "learner"}
+  | {"checkpoint", "evaluation"},
 }
 # Only commands may import everything.
 _COMMANDS = "cli"

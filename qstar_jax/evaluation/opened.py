@@ -1,17 +1,19 @@
 """A checkpoint opened for playing: what `qstar evaluate` and `solve` share."""
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 
 from etils import epath
 
 from qstar_jax.config import ExperimentConfig
 from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.domains import make_domain
+from qstar_jax.errors import UserError
 from qstar_jax.records import Domain, Problem, TreeRecord
 from qstar_jax.search.searchers import for_evaluation
 from qstar_jax.selfplay import plays
 from qstar_jax.selfplay.player import Batch, Player
-from qstar_jax.training import checkpoint
+from qstar_jax import checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,23 +53,38 @@ class Opened:
     )
 
   def solve(
-    self, player: Player, problem: Problem, seed: int
-  ) -> tuple[plays.PlayResult, TreeRecord]:
-    """Plays one problem: how it went, and the tree."""
-    batch = Batch([problem], [seed])
+    self, problems: Sequence[Problem], searcher: str, seed: int
+  ) -> Iterator[tuple[plays.PlayResult, TreeRecord]]:
+    """Plays a batch of problems without the verifier inside the search.
+
+    Args:
+      problems: at least one; problem i is played with seed + i.
+      searcher: name of a searcher.
+      seed: of the play.
+
+    Yields:
+      For every problem how it went, and the tree.
+
+    Raises:
+      UserError: unknown searcher, or a prompt is too long.
+    """
+    player = self.player(searcher, "value", len(problems))
+    seeds = range(seed, seed + len(problems))
+    batch = Batch(list(problems), list(seeds))
     (played,) = player.play_batches(self.loaded.params, [batch])
-    record = plays.to_record(
-      self.domain,
-      played,
-      0,
-      actor_id=0,
-      sequence=0,
-      params_version=self.loaded.step,
-      terminal_value=self.config.search.terminal_value,
-      temperature=self.config.search.temperature,
-      prompt_tokens=self.loaded.vocabulary.encode_prompt(problem.prompt),
-    )
-    return plays.result(self.domain, played, 0), record
+    for row, problem in enumerate(problems):
+      record = plays.to_record(
+        self.domain,
+        played,
+        row,
+        actor_id=0,
+        sequence=row,
+        params_version=self.loaded.step,
+        terminal_value="value",
+        temperature=for_evaluation(self.config.search, searcher).temperature,
+        prompt_tokens=self.loaded.vocabulary.encode_prompt(problem.prompt),
+      )
+      yield plays.result(self.domain, played, row), record
 
 
 def open_checkpoint(
@@ -84,10 +101,18 @@ def open_checkpoint(
     What is needed to play.
 
   Raises:
-    UserError: no readable checkpoint there, or unknown domain.
+    UserError: no readable checkpoint there, unknown domain, or the config
+      changes the network.
   """
   if domain in (None, config.domain.name):
     rules = make_domain(config.domain.name, config.domain.options)
   else:
     rules = make_domain(domain)
-  return Opened(checkpoint.load(path), config, rules)
+  loaded = checkpoint.load(path)
+  for field, made in dataclasses.asdict(loaded.config.model).items():
+    if (value := getattr(config.model, field)) != made:
+      raise UserError(
+        f"model.{field} is {value!r}: the checkpoint's network has {made!r}, "
+        "which is fixed; leave it out"
+      )
+  return Opened(loaded, config, rules)

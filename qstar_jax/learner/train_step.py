@@ -126,9 +126,9 @@ def make_train_step(
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    metrics["grad_norm"] = optax.global_norm(grads)
+    metrics["grad_norm"] = optax.tree.norm(grads)
     # Tells of a step that broke the parameters before they are saved.
-    metrics["param_norm"] = optax.global_norm(params)
+    metrics["param_norm"] = optax.tree.norm(params)
     return TrainState(state.step + 1, params, opt_state), metrics
 
   return jax.jit(

@@ -6,10 +6,16 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from qstar_jax.config import ModelConfig
 from qstar_jax.model import sampling
-from qstar_jax.model import step_cache
-from qstar_jax.model.step_cache import Prefix, StepStore
-from qstar_jax.model.transformer import LayerStack, Transformer
+from qstar_jax.model.attention import Segment, attend, mask_bias
+from qstar_jax.model.step_cache import Prefix
+from qstar_jax.model.transformer import (
+  LayerStack,
+  Rotation,
+  Transformer,
+  rotation_at,
+)
 
 
 class DecodedSteps(NamedTuple):
@@ -30,6 +36,165 @@ class DecodedSteps(NamedTuple):
   proposal_log_prob: chex.Array
   hidden: chex.Array
   is_complete: chex.Array
+
+
+class Streams(NamedTuple):
+  """R = X * A streams between two tokens.
+
+  Attributes:
+    step: int32 scalar, tokens sampled so far.
+    hidden: [R, M], final hidden state at each stream's last token.
+    is_open: bool [R], the step has no delimiter yet.
+    tokens: int32 [T, R].
+    log_prob: float32 [T, R].
+    proposal_log_prob: float32 [R].
+    length: int32 [R].
+    keys: L x [X, K, A, T, C], of the streams' own tokens.
+    values: the same.
+  """
+
+  step: chex.Array
+  hidden: chex.Array
+  is_open: chex.Array
+  tokens: chex.Array
+  log_prob: chex.Array
+  proposal_log_prob: chex.Array
+  length: chex.Array
+  keys: list[chex.Array]
+  values: list[chex.Array]
+
+  def steps(self) -> DecodedSteps:
+    x, _, a, t, _ = self.keys[0].shape
+
+    def by_stream(y_TR):
+      return jnp.moveaxis(y_TR.reshape(t, x, a), 0, 2)
+
+    return DecodedSteps(
+      tokens=by_stream(self.tokens),
+      length=self.length.reshape(x, a),
+      token_log_prob=by_stream(self.log_prob),
+      proposal_log_prob=self.proposal_log_prob.reshape(x, a),
+      hidden=self.hidden.reshape(x, a, -1),
+      is_complete=~self.is_open.reshape(x, a),
+    )
+
+
+def _open_streams(
+  config: ModelConfig, hidden_XM: chex.Array, a: int, t: int
+) -> Streams:
+  x = hidden_XM.shape[0]
+  rows = x * a
+  own_shape = (x, config.num_kv_heads, a, t, config.head_dim)
+
+  def own_per_layer():
+    return [jnp.zeros(own_shape, hidden_XM.dtype)] * config.num_layers
+
+  return Streams(
+    step=jnp.int32(0),
+    hidden=jnp.repeat(hidden_XM, a, axis=0),
+    is_open=jnp.ones((rows,), bool),
+    tokens=jnp.zeros((t, rows), jnp.int32),
+    log_prob=jnp.zeros((t, rows), jnp.float32),
+    proposal_log_prob=jnp.zeros((rows,), jnp.float32),
+    length=jnp.zeros((rows,), jnp.int32),
+    keys=own_per_layer(),
+    values=own_per_layer(),
+  )
+
+
+def _run_token(
+  model: Transformer,
+  layers: LayerStack,
+  prefix: Prefix,
+  rotation: Rotation,
+  token_R: chex.Array,
+  streams: Streams,
+) -> tuple[chex.Array, list[chex.Array], list[chex.Array]]:
+  """Runs one token of every stream: its hidden state, keys and values."""
+  x, _, a, t, _ = streams.keys[0].shape
+  step = streams.step
+  prefix_bias = prefix.bias[:, None, None]
+  own_bias = mask_bias(jnp.arange(t) <= step)[None, None, None]
+
+  def put(own_XKATC, new_XAKC):
+    new_XKA1C = jnp.swapaxes(new_XAKC, 1, 2)[:, :, :, None]
+    return jax.lax.dynamic_update_slice_in_dim(
+      own_XKATC, new_XKA1C, step, axis=3
+    )
+
+  def fn(layer, x_XAM, prefix_keys, prefix_values, own_keys, own_values):
+    query, key, value = layer.project(x_XAM, rotation)
+    own_keys, own_values = put(own_keys, key), put(own_values, value)
+    # Transposed inside the product: [T, C] is what is cheap to write.
+    own_keys_XKACT = jnp.swapaxes(own_keys, 3, 4)
+    attended = attend(
+      query,
+      [
+        Segment(prefix_keys, prefix_values, prefix_bias),
+        Segment(own_keys_XKACT, own_values, own_bias),
+      ],
+    )
+    return layer.finish(x_XAM, attended), (own_keys, own_values)
+
+  x_XAM, own = layers.run(
+    fn,
+    model.embed(token_R).reshape(x, a, -1),
+    prefix.keys,
+    prefix.values,
+    streams.keys,
+    streams.values,
+  )
+  hidden_RM = model.final_norm(x_XAM).reshape(x * a, -1)
+  return hidden_RM, [key for key, _ in own], [value for _, value in own]
+
+
+def decode_streams(
+  model: Transformer,
+  layers: LayerStack,
+  prefix: Prefix,
+  hidden_XM: chex.Array,
+  position_X: chex.Array,
+  uniform_XAT: chex.Array,
+  ends_step_V: chex.Array,
+  temperature: float,
+) -> Streams:
+  """`decode_steps`, and with the steps the streams' own keys and values."""
+  x, a, t = uniform_XAT.shape
+  uniform_TR = jnp.moveaxis(uniform_XAT, 2, 0).reshape(t, x * a)
+  # All positions at once: in the loop, XLA would fuse sine and cosine into
+  # every use of them, layer after layer.
+  position_TX = position_X[None] + jnp.arange(t)[:, None]
+  rotation_TX = rotation_at(position_TX[..., None], model.config)
+
+  def body(streams):
+    step, is_open = streams.step, streams.is_open
+    sampled = sampling.sample_tokens(
+      model.logits(streams.hidden), uniform_TR[step], temperature
+    )
+    token_R = jnp.where(is_open, sampled.token, 0)
+    log_prob_R = jnp.where(is_open, sampled.log_prob, 0.0)
+    proposal_R = jnp.where(is_open, sampled.proposal_log_prob, 0.0)
+    rotation = jax.tree.map(lambda y: y[step], rotation_TX)
+    hidden_RM, keys, values = _run_token(
+      model, layers, prefix, rotation, token_R, streams
+    )
+    return Streams(
+      step=step + 1,
+      hidden=jnp.where(is_open[:, None], hidden_RM, streams.hidden),
+      is_open=is_open & ~ends_step_V[token_R],
+      tokens=streams.tokens.at[step].set(token_R),
+      log_prob=streams.log_prob.at[step].set(log_prob_R),
+      proposal_log_prob=streams.proposal_log_prob + proposal_R,
+      length=streams.length + is_open,
+      keys=keys,
+      values=values,
+    )
+
+  return jax.lax.while_loop(
+    lambda streams: (streams.step < t) & jnp.any(streams.is_open),
+    body,
+    _open_streams(model.config, hidden_XM, a, t),
+  )
 
 
 def decode_steps(
@@ -60,103 +225,13 @@ def decode_steps(
   Returns:
     The steps.
   """
-  x, a, t = uniform_XAT.shape
-  m = hidden_XM.shape[-1]
-  config = model.config
-  k, c = config.num_kv_heads, config.head_dim
-  dtype = jnp.dtype(config.compute_dtype)
-  prefix_bias = prefix.bias[:, None, None]
-  uniform_TR = jnp.moveaxis(uniform_XAT, 2, 0).reshape(t, x * a)
-
-  def run_token(token_R, step, buffers):
-    """One token of every stream; buffers hold the streams' own keys."""
-    position_XA = jnp.broadcast_to((position_X + step)[:, None], (x, a))
-    is_written_T = jnp.arange(t) <= step
-    own_bias = step_cache._bias(is_written_T)[None, None, None]
-
-    def fn(layer, x_XAM, prefix_keys, prefix_values, own_keys, own_values):
-      query, key, value = layer.project(x_XAM, position_XA)
-      own_keys = jax.lax.dynamic_update_slice_in_dim(
-        own_keys, key[..., None], step, axis=4
-      )
-      own_values = jax.lax.dynamic_update_slice_in_dim(
-        own_values, value[..., None, :], step, axis=3
-      )
-      attended = step_cache.attend(
-        query,
-        [
-          (prefix_keys, prefix_values, prefix_bias),
-          (own_keys, own_values, own_bias),
-        ],
-      )
-      return layer.finish(x_XAM, attended), (own_keys, own_values)
-
-    x_XAM, buffers = layers.run(
-      fn,
-      model.embed(token_R).reshape(x, a, m),
-      prefix.keys,
-      prefix.values,
-      [key for key, _ in buffers],
-      [value for _, value in buffers],
-    )
-    return model.final_norm(x_XAM).reshape(x * a, m), buffers
-
-  class Carry(NamedTuple):
-    step: chex.Array
-    hidden: chex.Array
-    is_open: chex.Array
-    tokens: chex.Array
-    log_prob: chex.Array
-    proposal_log_prob: chex.Array
-    length: chex.Array
-    buffers: list[tuple[chex.Array, chex.Array]]
-
-  def body(carry):
-    sampled = sampling.sample_tokens(
-      model.logits(carry.hidden), uniform_TR[carry.step], temperature
-    )
-    is_open = carry.is_open
-    token_R = jnp.where(is_open, sampled.token, 0)
-    log_prob_R = jnp.where(is_open, sampled.log_prob, 0.0)
-    hidden, buffers = run_token(token_R, carry.step, carry.buffers)
-    return Carry(
-      step=carry.step + 1,
-      hidden=jnp.where(is_open[:, None], hidden, carry.hidden),
-      is_open=is_open & ~ends_step_V[token_R],
-      tokens=carry.tokens.at[carry.step].set(token_R),
-      log_prob=carry.log_prob.at[carry.step].set(log_prob_R),
-      proposal_log_prob=carry.proposal_log_prob
-      + jnp.where(is_open, sampled.proposal_log_prob, 0.0),
-      length=carry.length + is_open,
-      buffers=buffers,
-    )
-
-  rows = x * a
-  carry = Carry(
-    step=jnp.int32(0),
-    hidden=jnp.repeat(hidden_XM, a, axis=0),
-    is_open=jnp.ones((rows,), bool),
-    tokens=jnp.zeros((t, rows), jnp.int32),
-    log_prob=jnp.zeros((t, rows), jnp.float32),
-    proposal_log_prob=jnp.zeros((rows,), jnp.float32),
-    length=jnp.zeros((rows,), jnp.int32),
-    buffers=[
-      (jnp.zeros((x, a, k, c, t), dtype), jnp.zeros((x, a, k, t, c), dtype))
-      for _ in range(config.num_layers)
-    ],
-  )
-  carry = jax.lax.while_loop(
-    lambda carry: (carry.step < t) & jnp.any(carry.is_open), body, carry
-  )
-
-  def by_stream(y_TR):
-    return jnp.moveaxis(y_TR.reshape(t, x, a), 0, 2)
-
-  return DecodedSteps(
-    tokens=by_stream(carry.tokens),
-    length=carry.length.reshape(x, a),
-    token_log_prob=by_stream(carry.log_prob),
-    proposal_log_prob=carry.proposal_log_prob.reshape(x, a),
-    hidden=carry.hidden.reshape(x, a, m),
-    is_complete=~carry.is_open.reshape(x, a),
-  )
+  return decode_streams(
+    model,
+    layers,
+    prefix,
+    hidden_XM,
+    position_X,
+    uniform_XAT,
+    ends_step_V,
+    temperature,
+  ).steps()

@@ -29,17 +29,21 @@ class SampledToken(NamedTuple):
 def _cumulative_sum(x_RG: chex.Array) -> chex.Array:
   """Running sums along the last, short axis, as one matrix product."""
   g = x_RG.shape[-1]
-  return x_RG @ jnp.triu(jnp.ones((g, g), x_RG.dtype))
+  upper_GG = jnp.triu(jnp.ones((g, g), x_RG.dtype))
+  # A TPU rounds factors to bfloat16 unless told not to.
+  return jnp.matmul(x_RG, upper_GG, precision=jax.lax.Precision.HIGHEST)
 
 
 def _first_above(cumulative_RG, mass_RG, target_R) -> chex.Array:
-  """First index whose running sum exceeds the target; never one of no mass."""
-  index = jnp.sum(cumulative_RG <= target_R[:, None], axis=-1)
-  # Rounding can push the target past the total: fall back on the last mass.
+  """First index of positive mass whose running sum exceeds the target."""
   size = mass_RG.shape[-1]
   position = jnp.arange(size)[None, :]
-  last = jnp.max(jnp.where(mass_RG > 0, position, 0), axis=-1)
-  return jnp.minimum(index, last)
+  # Sums are rounded: the target may fall on an index of no mass, or past all.
+  has_mass = mass_RG > 0
+  is_above = has_mass & (cumulative_RG > target_R[:, None])
+  first = jnp.min(jnp.where(is_above, position, size), axis=-1)
+  last = jnp.max(jnp.where(has_mass, position, 0), axis=-1)
+  return jnp.minimum(first, last)
 
 
 def _take(x_RG: chex.Array, index_R: chex.Array) -> chex.Array:

@@ -4,7 +4,7 @@ The context of a node is the prompt plus the blocks of the steps on its path. A
 block holds the keys and values of one expanded step of each tree; candidates
 are kept as tokens, scores and their final hidden state until one is selected,
 whose tokens then run once in parallel. All reads of the store are made to come
-before its one write: a write free to run beside a read makes XLA copy the store.
+before its one write: XLA copies a store that may be read and written at once.
 
 Block n of every tree is written in the same round, so that a write is one
 `dynamic_update_slice` at a shared index and not a scatter. Nothing here reads a
@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from qstar_jax.config import ModelConfig
-from qstar_jax.improvement import NEG_INF
-from qstar_jax.model.transformer import LayerStack, Transformer
+from qstar_jax.model.attention import Segment, attend, mask_bias
+from qstar_jax.model.transformer import LayerStack, Transformer, rotation_at
 
 # Index of the problem itself where an index of a candidate is asked for.
 ROOT = -1
@@ -97,8 +97,16 @@ def empty_store(
 
 # Arrays of the store in which blocks come first and trees second.
 _BLOCK_FIRST = frozenset(
-  ("block_keys", "block_values", "block_length", "path", "next_position")
-  + ("tokens", "length", "hidden")
+  (
+    "block_keys",
+    "block_values",
+    "block_length",
+    "path",
+    "next_position",
+    "tokens",
+    "length",
+    "hidden",
+  )
 )
 
 
@@ -132,9 +140,10 @@ def prefill(
   position_BP = jnp.broadcast_to(
     jnp.arange(prompt_BP.shape[1]), prompt_BP.shape
   )
+  rotation = rotation_at(position_BP, model.config)
 
   def fn(layer, x_BPM):
-    query, key, value = layer.project(x_BPM, position_BP)
+    query, key, value = layer.project(x_BPM, rotation)
     attended = jax.nn.dot_product_attention(query, key, value, is_causal=True)
     kept = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
     return layer.finish(x_BPM, attended), kept
@@ -191,10 +200,6 @@ def _gather(array_NB: chex.Array, index_BX: chex.Array) -> chex.Array:
   return jax.vmap(lambda x, i: x.at[i].get(mode="clip"), in_axes=(1, 0))(
     array_NB, index_BX
   )
-
-
-def _bias(is_token: chex.Array) -> chex.Array:
-  return jnp.where(is_token, 0.0, NEG_INF).astype(jnp.float32)
 
 
 def load_leaf(store: StepStore, leaf_BW: chex.Array) -> Leaf:
@@ -265,9 +270,7 @@ def load_prefix(store: StepStore, leaf: Leaf) -> Prefix:
   return Prefix(
     keys=[
       jnp.swapaxes(gather(prompt, block), 2, 3)
-      for prompt, block in zip(
-        store.prompt_keys, store.block_keys, strict=True
-      )
+      for prompt, block in zip(store.prompt_keys, store.block_keys, strict=True)
     ],
     values=[
       gather(prompt, block)
@@ -275,7 +278,59 @@ def load_prefix(store: StepStore, leaf: Leaf) -> Prefix:
         store.prompt_values, store.block_values, strict=True
       )
     ],
-    bias=_bias(in_prefix_XS),
+    bias=mask_bias(in_prefix_XS),
+  )
+
+
+def run_step(
+  model: Transformer,
+  layers: LayerStack,
+  prefix: Prefix,
+  tokens_XT: chex.Array,
+  length_X: chex.Array,
+  position_X: chex.Array,
+) -> Prefix:
+  """Runs a step behind each prefix, all its tokens in parallel.
+
+  Args:
+    model: the network.
+    layers: its layers.
+    prefix: what stands before the steps.
+    tokens_XT: int32 [X, T].
+    length_X: int32 [X], tokens in use; may be 0.
+    position_X: int32 [X], absolute position of the first token.
+
+  Returns:
+    The prefix of what follows; its last T slots are the step.
+  """
+  slot_T = jnp.arange(tokens_XT.shape[1])
+  rotation = rotation_at(position_X[:, None] + slot_T[None], model.config)
+  prefix_bias = prefix.bias[:, None, None]
+  own_bias = mask_bias(slot_T[None, :] <= slot_T[:, None])[None, None]
+
+  def fn(layer, x_XTM, prefix_keys, prefix_values):
+    query, key, value = layer.project(x_XTM, rotation)
+    key_XKCT = jnp.transpose(key, (0, 2, 3, 1))
+    value_XKTC = jnp.swapaxes(value, 1, 2)
+    attended = attend(
+      query,
+      [
+        Segment(prefix_keys, prefix_values, prefix_bias),
+        Segment(key_XKCT, value_XKTC, own_bias),
+      ],
+    )
+    keys = jnp.concatenate([prefix_keys, key_XKCT], axis=3)
+    values = jnp.concatenate([prefix_values, value_XKTC], axis=2)
+    return layer.finish(x_XTM, attended), (keys, values)
+
+  _, extended = layers.run(
+    fn, model.embed(tokens_XT), prefix.keys, prefix.values
+  )
+  in_step_XT = slot_T[None] < length_X[:, None]
+  return Prefix(
+    keys=[keys for keys, _ in extended],
+    values=[values for _, values in extended],
+    bias=jnp.concatenate([prefix.bias, mask_bias(in_step_XT)], axis=1),
   )
 
 
@@ -286,7 +341,7 @@ def run_leaf(
   leaf: Leaf,
   block: chex.Array,
 ) -> tuple[StepStore, Prefix]:
-  """Runs the leaves' own steps in parallel and writes them into their blocks.
+  """Runs the leaves' own steps and writes them into their blocks.
 
   Args:
     model: the network.
@@ -300,68 +355,36 @@ def run_leaf(
     slots are its own step.
   """
   b, w, t = leaf.tokens.shape
-  num_leaves = b * w
-  slot_T = jnp.arange(t)
-  # The barrier orders the reads before the write, which then is in place.
-  store, prefix = jax.lax.optimization_barrier(
-    (store, load_prefix(store, leaf))
+  prefix = run_step(
+    model,
+    layers,
+    load_prefix(store, leaf),
+    leaf.tokens.reshape(b * w, t),
+    leaf.length.reshape(-1),
+    leaf.position.reshape(-1),
   )
-  position_XT = jnp.reshape(
-    leaf.position[..., None] + slot_T[None, None], (num_leaves, t)
-  )
-  prefix_bias = prefix.bias[:, None, None]
-  own_bias = _bias(slot_T[None, :] <= slot_T[:, None])[None, None]
-
-  def fn(layer, x_XTM, prefix_keys, prefix_values):
-    query, key, value = layer.project(x_XTM, position_XT)
-    key_XKCT = jnp.transpose(key, (0, 2, 3, 1))
-    value_XKTC = jnp.swapaxes(value, 1, 2)
-    attended = attend(
-      query,
-      [
-        (prefix_keys, prefix_values, prefix_bias),
-        (key_XKCT, value_XKTC, own_bias),
-      ],
-    )
-    return layer.finish(x_XTM, attended), (key_XKCT, value_XKTC)
-
-  _, own = layers.run(
-    fn,
-    model.embed(jnp.reshape(leaf.tokens, (num_leaves, t))),
-    prefix.keys,
-    prefix.values,
-  )
+  # What is written is taken from the whole prefix, and therefore after the
+  # store was read: XLA then writes in place instead of copying the store.
+  prefix = jax.lax.optimization_barrier(prefix)
 
   def write(blocks, values):
     """Writes blocks from values [B * W, ...]."""
     return _write(blocks, values.reshape(b, w, *values.shape[1:]), block)
 
-  in_step_XT = slot_T[None] < jnp.reshape(leaf.length, (num_leaves, 1))
   store = store._replace(
     block_keys=[
-      write(blocks, jnp.swapaxes(key, 2, 3))
-      for blocks, (key, _) in zip(store.block_keys, own, strict=True)
+      write(blocks, jnp.swapaxes(keys[..., -t:], 2, 3))
+      for blocks, keys in zip(store.block_keys, prefix.keys, strict=True)
     ],
     block_values=[
-      write(blocks, value)
-      for blocks, (_, value) in zip(store.block_values, own, strict=True)
+      write(blocks, values[:, :, -t:])
+      for blocks, values in zip(store.block_values, prefix.values, strict=True)
     ],
     block_length=write(store.block_length, leaf.length.reshape(-1)),
     path=write(store.path, _own_path(leaf, block, store.path.shape[2])),
     next_position=write(
       store.next_position, (leaf.position + leaf.length).reshape(-1)
     ),
-  )
-  prefix = Prefix(
-    keys=[
-      jnp.concatenate([keys, key], axis=3)
-      for keys, (key, _) in zip(prefix.keys, own, strict=True)
-    ],
-    values=[
-      jnp.concatenate([values, value], axis=2)
-      for values, (_, value) in zip(prefix.values, own, strict=True)
-    ],
-    bias=jnp.concatenate([prefix.bias, _bias(in_step_XT)], axis=1),
   )
   return store, prefix
 
@@ -398,61 +421,3 @@ def _own_path(leaf: Leaf, block: chex.Array, size: int) -> chex.Array:
   path = jnp.pad(leaf.ancestors, padding, constant_values=-1)
   is_own = jnp.arange(size)[None, None] == depth_BW[..., None]
   return jnp.where(is_own, own_BW[..., None], path).reshape(b * w, size)
-
-
-def attend(
-  query_XRHC: chex.Array,
-  segments: list[tuple[chex.Array, chex.Array, chex.Array]],
-) -> chex.Array:
-  """Softmax attention over several segments of keys at once.
-
-  Args:
-    query_XRHC: [X, R, H, C], R queries of each of X leaves.
-    segments: of (key, value, bias). A segment that all R queries share has key
-      [X, K, C, S] and value [X, K, S, C]; one of each query's own has key
-      [X, R, K, C, S] and value [X, R, K, S, C]. The bias broadcasts to
-      [X, K, R, S] or to [X, R, K, S].
-
-  Returns:
-    [X, R, H, C] in the query's dtype; softmax in float32.
-  """
-  x, r, h, c = query_XRHC.shape
-  k = segments[0][0].shape[-3]
-  g = h // k
-  query_XRKGC = jnp.reshape(query_XRHC, (x, r, k, g, c))
-  query_XKRGC = jnp.swapaxes(query_XRKGC, 1, 2)
-  scores = []
-  for key, _, bias in segments:
-    if key.ndim == 4:
-      score = _product(jnp.reshape(query_XKRGC, (x, k, r * g, c)), key)
-      score = jnp.reshape(score, (x, k, r, g, -1))
-    else:
-      score = jnp.swapaxes(_product(query_XRKGC, key), 1, 2)
-      bias = jnp.swapaxes(bias, 1, 2)
-    bias = jnp.broadcast_to(bias[:, :, :, None], score.shape)
-    scores.append(score * c**-0.5 + bias)
-  weight = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1)
-  weight = weight.astype(query_XRHC.dtype)
-  output_XRKGC = jnp.zeros_like(query_XRKGC)
-  start = 0
-  for key, value, _ in segments:
-    size = key.shape[-1]
-    part = jax.lax.slice_in_dim(weight, start, start + size, axis=4)
-    start += size
-    if key.ndim == 4:
-      part = jnp.reshape(part, (x, k, r * g, size))
-      product = jnp.reshape(_product(part, value), (x, k, r, g, c))
-      product = jnp.swapaxes(product, 1, 2)
-    else:
-      product = _product(jnp.swapaxes(part, 1, 2), value)
-    output_XRKGC += product.astype(output_XRKGC.dtype)
-  return jnp.reshape(output_XRKGC, (x, r, h, c))
-
-
-def _product(left: chex.Array, right: chex.Array) -> chex.Array:
-  """Matrix products over the last two axes, accumulated in float32."""
-  batch = tuple(range(left.ndim - 2))
-  dimensions = (((left.ndim - 1,), (left.ndim - 2,)), (batch, batch))
-  return jax.lax.dot_general(
-    left, right, dimensions, preferred_element_type=jnp.float32
-  )

@@ -7,6 +7,7 @@ caller, `Transformer.forward` here or the step cache in `step_cache.py`.
 """
 
 from collections.abc import Callable
+import operator
 from typing import Any, NamedTuple
 
 import chex
@@ -17,25 +18,31 @@ import jax.numpy as jnp
 from qstar_jax.config import ModelConfig
 
 
-def rotate(
-  x_THC: chex.Array, position_T: chex.Array, base: float
-) -> chex.Array:
-  """Rotary position embedding (Su et al. 2021), halves convention.
+class Rotation(NamedTuple):
+  """What the rotary embedding (Su et al. 2021) turns heads by at [...].
 
-  Args:
-    x_THC: [..., heads, C] queries or keys.
-    position_T: [...] int32 absolute positions.
-    base: base wavelength.
-
-  Returns:
-    The rotated array, of the same shape and dtype.
+  Attributes:
+    sin: float32 [..., 1, C / 2].
+    cos: float32 [..., 1, C / 2].
   """
-  half = x_THC.shape[-1] // 2
-  frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+
+  sin: chex.Array
+  cos: chex.Array
+
+
+def rotation_at(position_T: chex.Array, config: ModelConfig) -> Rotation:
+  """Of absolute positions [...] int32. Make it once for all layers."""
+  half = config.head_dim // 2
+  frequency = config.rope_base ** (-jnp.arange(half, dtype=jnp.float32) / half)
   angle = jnp.expand_dims(
     jnp.multiply.outer(position_T.astype(jnp.float32), frequency), axis=-2
   )
-  sin, cos = jnp.sin(angle), jnp.cos(angle)
+  return Rotation(jnp.sin(angle), jnp.cos(angle))
+
+
+def rotate(x_THC: chex.Array, rotation: Rotation) -> chex.Array:
+  """Rotates [..., heads, C], halves convention; same shape and dtype."""
+  sin, cos = rotation
   first, second = jnp.split(x_THC.astype(jnp.float32), 2, axis=-1)
   rotated = [first * cos - second * sin, second * cos + first * sin]
   return jnp.concatenate(rotated, axis=-1).astype(x_THC.dtype)
@@ -78,9 +85,9 @@ class Layer(nnx.Module):
     self.down = linear(config.ffn_dim, config.model_dim, branch)
 
   def project(
-    self, x_TM: chex.Array, position_T: chex.Array
+    self, x_TM: chex.Array, rotation: Rotation
   ) -> tuple[chex.Array, chex.Array, chex.Array]:
-    """Queries, keys and values of [..., M] at absolute positions [...].
+    """Queries, keys and values of [..., M], rotated to their positions.
 
     Returns:
       query [..., H, C], key [..., K, C] (both rotated), value [..., K, C].
@@ -92,9 +99,8 @@ class Layer(nnx.Module):
       y = linear(normed_TM)
       return jnp.reshape(y, (*y.shape[:-1], -1, c))
 
-    base = self.config.rope_base
-    query_THC = rotate(heads(self.query), position_T, base)
-    key_TKC = rotate(heads(self.key), position_T, base)
+    query_THC = rotate(heads(self.query), rotation)
+    key_TKC = rotate(heads(self.key), rotation)
     return query_THC, key_TKC, heads(self.value)
 
   def finish(self, x_TM: chex.Array, attended_THC: chex.Array) -> chex.Array:
@@ -125,7 +131,9 @@ class LayerStack:
     self._num_layers = config.num_layers
     if not self._scan:
       self._layers = [
-        nnx.merge(self._graphdef, jax.tree.map(lambda x: x[i], self._stacked))
+        nnx.merge(
+          self._graphdef, jax.tree.map(operator.itemgetter(i), self._stacked)
+        )
         for i in range(config.num_layers)
       ]
 
@@ -156,7 +164,7 @@ class LayerStack:
     stacked = [jax.tree.map(lambda *xs: jnp.stack(xs), *s) for s in states]
     x, stacked_outputs = jax.lax.scan(body, x, (self._stacked, *stacked))
     outputs = [
-      jax.tree.map(lambda y: y[i], stacked_outputs)
+      jax.tree.map(operator.itemgetter(i), stacked_outputs)
       for i in range(self._num_layers)
     ]
     return x, outputs
@@ -231,12 +239,11 @@ class Transformer(nnx.Module):
     position_BT = jnp.broadcast_to(
       jnp.arange(tokens_BT.shape[1]), tokens_BT.shape
     )
+    rotation = rotation_at(position_BT, self.config)
 
     def fn(layer, x_BTM):
-      query, key, value = layer.project(x_BTM, position_BT)
-      attended = jax.nn.dot_product_attention(
-        query, key, value, is_causal=True
-      )
+      query, key, value = layer.project(x_BTM, rotation)
+      attended = jax.nn.dot_product_attention(query, key, value, is_causal=True)
       return layer.finish(x_BTM, attended), ()
 
     x_BTM, _ = self.layer_stack().run(fn, self.embed(tokens_BT))

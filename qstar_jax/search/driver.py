@@ -156,9 +156,7 @@ def select_and_expand(
   tree, leaf_BW = _select(state.tree, block, config, max_steps)
   keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(state.rng_key, block)
   expansion, store = expand_fn(params, keys, state.store, leaf_BW, block)
-  chex.assert_shape(
-    expansion.count, (*leaf_BW.shape, config.num_candidates)
-  )
+  chex.assert_shape(expansion.count, (*leaf_BW.shape, config.num_candidates))
   return state._replace(tree=tree, store=store), leaf_BW, expansion
 
 
@@ -205,42 +203,6 @@ def commit(state: SearchState, config: SearchConfig) -> SearchState:
     )
 
   return state._replace(tree=jax.vmap(one_tree)(state.tree))
-
-
-def advance(state: SearchState, config: SearchConfig) -> SearchState:
-  """Commits in every tree whose move is over, until it searches or is done.
-
-  Trees go from move to move on their own: none waits for another's search.
-  """
-
-  def is_waiting(tree):
-    return ~tree.is_done & ~is_searching(tree, config)
-
-  def next_move(state):
-    after = begin_move(commit(state, config), config)
-    waits_B = is_waiting(state.tree)
-
-    def keep(old, new):
-      mask = jnp.reshape(waits_B, (-1,) + (1,) * (old.ndim - 1))
-      return jnp.where(mask, new, old)
-
-    names = (
-      "root_parent",
-      "root_candidate",
-      "root_depth",
-      "root_node",
-      "is_done",
-      "simulations",
-      "move_visits",
-      "gumbel",
-    )
-    old, new = state.tree, after.tree
-    changed = {name: keep(old[name], new[name]) for name in names}
-    return state._replace(tree=old.replace(**changed))
-
-  return jax.lax.while_loop(
-    lambda state: jnp.any(is_waiting(state.tree)), next_move, state
-  )
 
 
 def search_round(
@@ -307,39 +269,6 @@ def advance(state: SearchState, config: SearchConfig) -> SearchState:
 
   return jax.lax.while_loop(
     lambda state: jnp.any(is_waiting(state.tree)), next_move, state
-  )
-
-
-def search_move(
-  params: Any,
-  state: SearchState,
-  expand_fn: ExpandFn,
-  config: SearchConfig,
-  max_steps: int,
-) -> SearchState:
-  """One move's search on the device; outcomes come from the network.
-
-  Args:
-    params: handed to expand_fn.
-    state: at the start of a move; consumed.
-    expand_fn: samples candidates.
-    config: of the search.
-    max_steps: D.
-
-  Returns:
-    The state when no tree is searching any more; nothing is committed.
-  """
-
-  def one_round(state):
-    state, _, expansion = select_and_expand(
-      params, state, expand_fn, config, max_steps
-    )
-    return insert_and_backup(
-      state, expansion, unjudged(expansion), config, max_steps
-    )
-
-  return jax.lax.while_loop(
-    lambda state: jnp.any(is_searching(state.tree, config)), one_round, state
   )
 
 

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import chex
 import numpy as np
 
-
 # What leaf_BW holds in place of a candidate's index.
 PROBLEM = -1
 NOTHING = -2

@@ -11,7 +11,8 @@ Deviations from the paper:
   - finished subtrees are never selected; a candidate that is finished stays in
     the final choice whatever its visits, since nothing more can be learned
     about it.
-With `mctx_mode` all three are off and `mctx.gumbel_muzero_policy` is reproduced.
+With `mctx_mode` all three are off and `mctx.gumbel_muzero_policy` is
+reproduced.
 """
 
 import math

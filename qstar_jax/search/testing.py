@@ -7,6 +7,10 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from qstar_jax.config import SearchConfig
+from qstar_jax.search import driver
+from qstar_jax.search import tree as tree_lib
+from qstar_jax.search.driver import SearchState
 from qstar_jax.search.expand import ExpandFn, Expansion
 
 
@@ -93,3 +97,34 @@ def make_hash_expand_fn(
     return expansion, (roots_B, states_NBA)
 
   return expand
+
+
+def new_state(
+  root_state_B: chex.Array, config: SearchConfig, max_steps: int
+) -> SearchState:
+  """Searches from roots in a hash store, at the start of their first move.
+
+  Args:
+    root_state_B: uint32 [B], one per tree; its candidates, values and noise
+      follow from it.
+    config: of the search.
+    max_steps: D.
+
+  Returns:
+    The state, with room for a whole play and steps of two tokens.
+  """
+  num_nodes = driver.num_nodes_needed(config, max_steps)
+  tree = tree_lib.new_tree(
+    num_nodes=num_nodes,
+    num_candidates=config.num_candidates,
+    max_step_tokens=2,
+    problem_value_B=unit(root_state_B, 1),
+    prompt_length_B=jnp.ones(root_state_B.shape, jnp.int32),
+  )
+  state = SearchState(
+    tree=tree,
+    store=hash_store(root_state_B, num_nodes, config.num_candidates),
+    num_nodes=jnp.int32(0),
+    rng_key=jax.vmap(jax.random.key)(root_state_B),
+  )
+  return driver.begin_move(state, config)

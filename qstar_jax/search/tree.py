@@ -322,7 +322,7 @@ def insert(
   Returns:
     The trees; nothing is backed up yet.
   """
-  b, w, a = expansion.count.shape
+  w = expansion.count.shape[1]
   depth_BW = jax.lax.dynamic_slice_in_dim(tree.depth, block, w, axis=1)
   is_used_BW = depth_BW != NONE
   is_used = is_used_BW[..., None]
@@ -404,7 +404,9 @@ def backup(
       known = node_value(node_stats(tree, node, config), config)
       total = known * (1 + tree.visits[row, candidate])
       total -= tree.utility[row, candidate]
-      total = jnp.where(is_open, tree.value_sum[row, candidate], total)
+      # Another leaf of this round may be on its way up to here.
+      is_known = ~is_open & ~jnp.any(tree.pending[node] > 0)
+      total = jnp.where(is_known, total, tree.value_sum[row, candidate])
       tree = tree.replace(
         value_sum=tree.value_sum.at[row, candidate].set(total, mode="drop")
       )

@@ -72,7 +72,9 @@ def play_iteration(
     ]
     # A hash, so that no two runs with different seeds share a tree's numbers.
     seeds = [
-      int(np.random.SeedSequence([config.seed, actor_id, i]).generate_state(1)[0])
+      int(
+        np.random.SeedSequence([config.seed, actor_id, i]).generate_state(1)[0]
+      )
       for i in range(first, first + len(drawn))
     ]
     return Batch(drawn, seeds)

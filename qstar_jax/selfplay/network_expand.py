@@ -1,14 +1,12 @@
 """The expand function of a network: step cache, decoding and heads together."""
 
 import chex
-from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
-from qstar_jax.model import decoding
-from qstar_jax.model import sampling
-from qstar_jax.model import step_cache
+from qstar_jax.model import decoding, sampling, step_cache
 from qstar_jax.search.expand import ExpandFn, Expansion
 
 

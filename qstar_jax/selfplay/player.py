@@ -4,15 +4,18 @@ Batches are played two at a time, so that the device searches one while the
 host judges or unpacks the other.
 """
 
+import collections
 import functools
+import itertools
 from collections.abc import Generator, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from flax import nnx
 import jax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from qstar_jax.config import ModelConfig, SearchConfig, TextConfig
 from qstar_jax.errors import UserError
@@ -56,6 +59,10 @@ class PlayedBatch(NamedTuple):
   problems: list[Problem]
   tree: SearchTree
   judge: LineJudge
+
+
+# Yields whenever it has given the device work.
+_Game = Generator[None, None, PlayedBatch]
 
 
 class Player:
@@ -117,7 +124,9 @@ class Player:
     config, max_steps = self._search, self._text.max_steps
     store_spec = jax.tree.map(
       lambda axis: P(*(None,) * axis, "data"),
-      step_cache.tree_axes(jax.eval_shape(lambda: self._empty_store(num_trees=1))),
+      step_cache.tree_axes(
+        jax.eval_shape(lambda: self._empty_store(num_trees=1))
+      ),
     )
     tree_spec = P("data")
     state_spec = SearchState(tree_spec, store_spec, P(), P("data"))
@@ -155,21 +164,22 @@ class Player:
     def play(params, state):
       return driver.play(params, state, self._expand_fn, config, max_steps)
 
-    def judged_round(params, state, expansion, judgement):
+    def insert(state, expansion, judgement):
       state = driver.insert_and_backup(
         state, expansion, judgement, config, max_steps
       )
-      return expand(params, driver.advance(state, config))
+      return driver.advance(state, config)
 
     by_tree = P("data")
     self._begin = sharded(
       begin, (P(), store_spec, by_tree, by_tree, by_tree), state_spec, 1
     )
     self._play = sharded(play, (P(), state_spec), state_spec, 1)
-    expanded = (state_spec, by_tree, by_tree)
-    self._expand = sharded(expand, (P(), state_spec), expanded, 1)
-    self._judged_round = sharded(
-      judged_round, (P(), state_spec, by_tree, by_tree), expanded, 1
+    self._expand = sharded(
+      expand, (P(), state_spec), (state_spec, by_tree, by_tree), 1
+    )
+    self._insert = sharded(
+      insert, (state_spec, by_tree, by_tree), state_spec, 0
     )
     self._store_sharding = jax.tree.map(
       lambda spec: NamedSharding(mesh, spec),
@@ -194,30 +204,32 @@ class Player:
     """
     params = jax.device_put(params, self._replicated)
     waiting = iter(batches)
-    games: list[Generator[None, None, PlayedBatch]] = []
+    # In order: games, and the plays of those that ended before an older one.
+    games: collections.deque[_Game | PlayedBatch] = collections.deque()
     while True:
-      while len(games) < _NUM_IN_FLIGHT:
-        batch = next(waiting, None)
-        if batch is None:
-          break
+      num_running = sum(not isinstance(game, PlayedBatch) for game in games)
+      for batch in itertools.islice(waiting, _NUM_IN_FLIGHT - num_running):
         games.append(self._play_one(params, batch))
         next(games[-1])
       if not games:
         return
       # The oldest game first; each step leaves work on the device behind.
-      for game in list(games):
-        try:
-          next(game)
-        except StopIteration as stop:
-          games.remove(game)
-          yield stop.value
+      for i, game in enumerate(games):
+        if not isinstance(game, PlayedBatch):
+          try:
+            next(game)
+          except StopIteration as stop:
+            games[i] = stop.value
+      while games and isinstance(games[0], PlayedBatch):
+        yield games.popleft()
 
-  def _play_one(
-    self, params: Any, batch: Batch
-  ) -> Generator[None, None, PlayedBatch]:
+  def _play_one(self, params: Any, batch: Batch) -> _Game:
     """Plays one batch; yields whenever it has given the device work."""
     judge = LineJudge(
-      self._domain, batch.problems, self._vocabulary, self._search.num_candidates
+      self._domain,
+      batch.problems,
+      self._vocabulary,
+      self._search.num_candidates,
     )
     state = self._begin(params, self._take_store(), *self._encode(batch))
     if self._search.terminal_value == "value":
@@ -225,19 +237,16 @@ class Player:
       yield
       tree = judge_afterwards(judge, jax.device_get(state.tree))
     else:
-      state, leaf_BW, expansion = self._expand(params, state)
-      yield
       block = 0
       while True:
+        state, leaf_BW, expansion = self._expand(params, state)
+        yield
         on_host = jax.device_get((leaf_BW, expansion, state.tree.is_done))
         if on_host[-1].all():
           break
         judgement = judge(on_host[0], block, on_host[1])
-        state, leaf_BW, expansion = self._judged_round(
-          params, state, expansion, judgement
-        )
+        state = self._insert(state, expansion, judgement)
         block += self._search.leaves_per_round
-        yield
       tree = jax.device_get(state.tree)
     self._stores.append(state.store)
     return PlayedBatch(batch.problems, tree, judge)
@@ -264,8 +273,8 @@ class Player:
       if len(tokens) > prompt_BP.shape[1]:
         raise UserError(
           f"prompt {problem.prompt!r} has {len(tokens)} tokens, over "
-          f"text.max_prompt_tokens = {prompt_BP.shape[1]}; raise that and train "
-          "again, or give a shorter problem"
+          f"text.max_prompt_tokens = {prompt_BP.shape[1]}; raise that and "
+          "train again, or give a shorter problem"
         )
       prompt_BP[row, : len(tokens)] = tokens
       length_B[row] = len(tokens)

@@ -58,16 +58,14 @@ def result(domain: Domain, played: PlayedBatch, row: int) -> PlayResult:
   is_finished = (tree.sampled[row] > 0) & (tree.outcome[row] >= 0)
   scores = tree.score[row][is_finished]
   weights = tree.sampled[row][is_finished]
-  has_any = scores.size > 0
+  mean_score = verdict.score
+  if scores.size:
+    mean_score = float(np.average(scores, weights=weights))
   return PlayResult(
     steps=steps,
     verdict=verdict,
-    any_score=max(verdict.score, float(scores.max())) if has_any else (
-      verdict.score
-    ),
-    mean_score=float(np.average(scores, weights=weights)) if has_any else (
-      verdict.score
-    ),
+    any_score=max([verdict.score, *scores.tolist()]),
+    mean_score=mean_score,
     tokens=int(tree.tokens_used[row]),
     expansions=int((tree.depth[row] != NONE).sum()),
   )
@@ -130,9 +128,7 @@ def to_record(
     legal=of_candidates(tree.legal, np.int8),
     outcome=of_candidates(tree.outcome, np.int8),
     score=of_candidates(tree.score, np.float32),
-    committed_node=np.asarray(
-      [position[node] for node, _ in edges], np.int32
-    ),
+    committed_node=np.asarray([position[node] for node, _ in edges], np.int32),
     committed_candidate=np.asarray([c for _, c in edges], np.int32),
     final_outcome=int(verdict.outcome),
     final_score=verdict.score,

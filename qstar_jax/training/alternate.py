@@ -8,11 +8,11 @@ same parameters, bit for bit, as if it had not been.
 import contextlib
 import dataclasses
 import time
+from collections.abc import Iterator
 from typing import Any
 
-from etils import epath
-import jax
 import numpy as np
+from etils import epath
 
 from qstar_jax import configuration
 from qstar_jax.config import ExperimentConfig
@@ -22,19 +22,21 @@ from qstar_jax.errors import UserError
 from qstar_jax.evaluation.evaluate import evaluate
 from qstar_jax.learner import phase
 from qstar_jax.learner import train_step as train_step_lib
-from qstar_jax.learner.train_step import TrainState
 from qstar_jax.model.transformer import init_model
-from qstar_jax.records import Domain, Problem
-from qstar_jax.replay.reader import ReplayReader
-from qstar_jax.replay.window import ReplayWindow
-from qstar_jax.replay.writer import ReplayWriter
+from qstar_jax.records import Domain, Problem, TrainBatch
+from qstar_jax.replay import (
+  EMPTY_CURSOR,
+  ReplayReader,
+  ReplayWindow,
+  ReplayWriter,
+)
 from qstar_jax.search.searchers import for_evaluation
 from qstar_jax.selfplay import actor
 from qstar_jax.selfplay.curriculum import Curriculum
 from qstar_jax.selfplay.player import Player
 from qstar_jax.text.training import train_sentencepiece
 from qstar_jax.text.vocabulary import ByteVocabulary, Vocabulary
-from qstar_jax.training import checkpoint as checkpoint_lib
+from qstar_jax import checkpoint as checkpoint_lib
 from qstar_jax.training import hindsight
 from qstar_jax.training.preemption import PreemptionFlag
 from qstar_jax.training.reporting import Reporter
@@ -59,6 +61,23 @@ class Progress:
   iteration: int = 0
   num_trees: int = 0
   num_tokens: int = 0
+
+  def is_done(self, config: ExperimentConfig) -> bool:
+    """Whether nothing that the config asks for is left to do."""
+    return (
+      self.warm_steps >= config.warm_start.steps
+      and self.iteration >= config.num_iterations
+    )
+
+
+def is_done(config: ExperimentConfig, run_dir: epath.PathLike) -> bool:
+  """Whether the run in a directory came to its end.
+
+  Raises:
+    UserError: its newest checkpoint cannot be read.
+  """
+  meta = checkpoint_lib.latest_meta(run_dir)
+  return meta is not None and Progress(**meta["progress"]).is_done(config)
 
 
 def make_vocabulary(
@@ -206,12 +225,8 @@ class Trainer:
       )
       for step in range(first, last)
     )
-    self.state, metrics = phase.run_steps(
-      self.train_step,
-      self.state,
-      batches,
-      self.mesh,
-      check_stop=self.flag.check,
+    metrics = self._run_steps(
+      batches, "warm_start", first, config.warm_start.steps
     )
     self.progress.warm_steps = last
     seconds = time.monotonic() - start
@@ -228,7 +243,7 @@ class Trainer:
     """Plays an iteration's trees into the store and the window."""
     config, progress = self.config, self.progress
     start = time.monotonic()
-    results, tokens = [], 0
+    results = []
     played = actor.play_iteration(
       self.actor,
       self.state.params,
@@ -246,7 +261,7 @@ class Trainer:
       self.window.add(play.record)
       results.append(play)
       self.reporter.progress(
-        "play", len(results), config.self_play.problems_per_iteration
+        "self_play", len(results), config.self_play.problems_per_iteration
       )
     writer.flush()
     scores = [play.result.verdict.score for play in results]
@@ -267,19 +282,35 @@ class Trainer:
       "seconds_play": seconds,
     }
 
+  def _run_steps(
+    self, batches: Iterator[TrainBatch], name: str, first: int, total: int
+  ) -> dict[str, float]:
+    """A gradient step per batch, from `first` on of a phase of `total`."""
+
+    def on_step(done):
+      self.flag.check()
+      self.reporter.progress(name, first + done, total)
+
+    self.state, metrics = phase.run_steps(
+      self.train_step, self.state, batches, self.mesh, on_step=on_step
+    )
+    return metrics
+
   def learn(self) -> dict[str, float]:
     """Takes an iteration's gradient steps on the replay window."""
     start = time.monotonic()
     batches = phase.sample_batches(
       self.window, self._rng(_LINES, self.progress.iteration), self.config
     )
-    self.state, metrics = phase.run_steps(
-      self.train_step,
-      self.state,
-      batches,
-      self.mesh,
-      check_stop=self.flag.check,
+    metrics = self._run_steps(
+      batches, "learn", 0, self.config.learner.steps_per_iteration
     )
+    if not metrics:
+      # Checkpoints are numbered by step: this iteration could not be saved.
+      raise UserError(
+        f"iteration {self.progress.iteration + 1} has no line to learn from; "
+        "raise self_play.problems_per_iteration or learner.steps_per_iteration"
+      )
     replay = self.window.metrics(int(self.state.step))
     return {
       **metrics,
@@ -335,8 +366,9 @@ def train(
   """Runs the loop from where the run directory stands to the end.
 
   Args:
-    config: validated.
-    run_dir: holds everything the run writes; may be that of a cut run.
+    config: validated, also for the devices.
+    run_dir: holds everything the run writes; may be that of a cut run of the
+      same config, see `configuration.claim_run_dir`.
     reporter: shows and stores metrics.
     flag: asks to stop.
 
@@ -345,18 +377,15 @@ def train(
     UserError: config, data or disk are at fault.
   """
   run_dir = epath.Path(run_dir)
-  configuration.claim_run_dir(run_dir, config)
   trainer = Trainer(config, run_dir, reporter, flag)
-  progress = trainer.progress
 
   with contextlib.ExitStack() as stack:
+    # The writer first: it refuses a directory that another process runs in.
+    writer = stack.enter_context(
+      ReplayWriter(trainer.replay_dir, shard_trees=config.replay.shard_trees)
+    )
     checkpointer = stack.enter_context(
       checkpoint_lib.Checkpointer(run_dir, config.checkpoint)
-    )
-    writer = stack.enter_context(
-      ReplayWriter(
-        trainer.replay_dir, shard_trees=config.replay.shard_trees
-      )
     )
 
     def save() -> float:
@@ -364,15 +393,20 @@ def train(
       checkpointer.save(trainer.state, trainer.meta(writer))
       return time.monotonic() - start
 
+    def is_due(every_iterations: int) -> bool:
+      is_last = progress.iteration == config.num_iterations
+      return is_last or progress.iteration % every_iterations == 0
+
     # Start, or go on from the newest checkpoint.
     if checkpointer.latest_step() is not None:
       trainer.restore(checkpointer, writer)
-      progress = trainer.progress
       reporter.truncate(int(trainer.state.step))
     else:
+      writer.truncate(EMPTY_CURSOR)
       reporter.truncate(-1)
       trainer.evaluate("random")
       save()
+    progress = trainer.progress
 
     # Warm start, in stretches that are saved one by one.
     while progress.warm_steps < config.warm_start.steps:
@@ -387,8 +421,7 @@ def train(
       metrics = trainer.play(writer)
       metrics |= trainer.learn()
       progress.iteration += 1
-      is_last = progress.iteration == config.num_iterations
-      if is_last or progress.iteration % config.evaluation.every_iterations == 0:
+      if is_due(config.evaluation.every_iterations):
         metrics["seconds_evaluate"] = trainer.evaluate("self_play")
       # Logged before it is saved: a cut in between repeats both, loses neither.
       reporter.log(
@@ -400,6 +433,6 @@ def train(
           "seconds_save": seconds_save,
         }
       )
-      if is_last or progress.iteration % config.checkpoint.every_iterations == 0:
+      if is_due(config.checkpoint.every_iterations):
         seconds_save = save()
     checkpointer.wait()

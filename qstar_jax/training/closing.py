@@ -6,6 +6,7 @@ from typing import Any
 from etils import epath
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from qstar_jax.config import ExperimentConfig
 from qstar_jax.evaluation.opened import Opened, open_checkpoint
@@ -20,8 +21,6 @@ _PHASES = {
   "warm_start": "after the warm start",
   "self_play": "after self-play",
 }
-# Held-out problems tried until one is solved.
-_MAX_EXAMPLES = 32
 
 
 def show(
@@ -44,11 +43,14 @@ def _solve_rates(records: Iterable[dict[str, Any]]) -> Table:
     if record["kind"] == "evaluation":
       last[record["phase"], record["searcher"]] = record
   searchers = list(dict.fromkeys(searcher for _, searcher in last))
-  table = Table(title="held-out solve rate (top-1, no verifier in the search)")
+  table = Table(
+    title="held-out problems solved [95 % interval], tokens per problem\n"
+    "(top-1, no verifier in the search)"
+  )
   table.add_column("")
   for searcher in searchers:
-    table.add_column(f"{searcher} [95% interval]", justify="right")
-    table.add_column("tokens/problem", justify="right")
+    table.add_column(searcher, justify="right", no_wrap=True)
+    table.add_column("tokens", justify="right", no_wrap=True)
   for phase, title in _PHASES.items():
     cells = []
     for searcher in searchers:
@@ -57,21 +59,19 @@ def _solve_rates(records: Iterable[dict[str, Any]]) -> Table:
         cells += ["", ""]
         continue
       low, high = record["ci95"]
-      cells.append(f"{record['top1']:.1%} \\[{low:.1%}, {high:.1%}]")
+      cells.append(f"{record['top1']:.1%} [{100 * low:.0f}, {100 * high:.0f}]")
       cells.append(f"{record['tokens_per_problem']:.0f}")
-    table.add_row(title, *cells)
+    table.add_row(title, *map(Text, cells))
   return table
 
 
 def _show_example(opened: Opened, console: Console) -> None:
-  """Solves held-out problems until one works out, and shows its tree."""
-  problems = alternate.held_out_problems(opened.config, opened.domain)
-  searcher = opened.config.search.searcher
-  player = opened.player(
-    searcher, "value", opened.config.evaluation.batch_size
-  )
-  for seed, problem in enumerate(problems[:_MAX_EXAMPLES]):
-    result, record = opened.solve(player, problem, seed)
+  """Plays a batch of held-out problems; shows the tree of the first solved."""
+  held_out = alternate.held_out_problems(opened.config, opened.domain)
+  # As many as the run's own evaluations: that program is compiled already.
+  problems = held_out[: opened.config.evaluation.batch_size]
+  plays = opened.solve(problems, opened.config.search.searcher, seed=0)
+  for problem, (result, record) in zip(problems, plays, strict=True):
     if result.verdict.outcome == Outcome.CORRECT:
       print_tree(record, opened.loaded.vocabulary, console=console)
       console.print(
@@ -80,4 +80,4 @@ def _show_example(opened: Opened, console: Console) -> None:
         highlight=False,
       )
       return
-  console.print(f"none of {_MAX_EXAMPLES} held-out problems was solved")
+  console.print(f"none of {len(problems)} held-out problems was solved")

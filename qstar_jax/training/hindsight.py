@@ -1,4 +1,4 @@
-"""Hindsight warm start: random legal play, read as solutions of what it reached.
+"""Hindsight warm start: random legal play, read as solving what it reached.
 
 Rules only: no solution comes from outside, and no held-out problem is played.
 """
@@ -21,11 +21,18 @@ def random_lines(
   difficulties: Sequence[int],
   num_lines: int,
 ) -> list[str]:
-  """Prompts and steps of random play, as a corpus for a vocabulary."""
+  """Prompts and steps of random play, as a corpus for a vocabulary.
+
+  A fifth as many sampled problems stand among them: play seldom reaches some of
+  the targets that problems ask for.
+  """
   corpus = []
-  for _ in range(num_lines):
-    problem, steps = problems.random_play(rng, int(rng.choice(difficulties)))
+  for i in range(num_lines):
+    difficulty = int(rng.choice(difficulties))
+    problem, steps = problems.random_play(rng, difficulty)
     corpus += [problem.prompt, *steps]
+    if i % 5 == 0:
+      corpus.append(problems.sample(rng, difficulty).prompt)
   return corpus
 
 
@@ -100,11 +107,12 @@ def make_batch(
       num_steps, is_aimless = len(steps), bad_step is not None
     prompt_tokens, step_tokens = encode_line(
       # A mistake in mid-line does not look like the line's end.
-      vocabulary, problem.prompt, steps, is_finished=len(steps) == num_steps
+      vocabulary,
+      problem.prompt,
+      steps,
+      is_finished=len(steps) == num_steps,
     )
     if kind < config.corrupt_share:
       bad_step = _cut_long_step(step_tokens, bad_step, text.max_step_tokens)
-    plays.append(
-      lines.Play(prompt_tokens, step_tokens, bad_step, is_aimless)
-    )
+    plays.append(lines.Play(prompt_tokens, step_tokens, bad_step, is_aimless))
   return lines.plays_to_lines(plays, text.max_line_tokens)

@@ -322,7 +322,8 @@ def test_a_tree_that_was_played(played, row):
   starred = [line.partition("── * ")[2] for line in lines if "── * " in line]
   steps = plays.result(domain, batch, row).steps
   assert [line.rpartition("  N=")[0] for line in starred] == (
-    [printable(text) for text in steps]
+    # A step that was cut reads as one in a result, and has a mark in the tree.
+    [printable(text.removesuffix("…")) for text in steps]
   )
   total = sum(
     int(n) for n in re.findall(r"^[├└].*  N=(\d+) Q=", "\n".join(lines), re.M)

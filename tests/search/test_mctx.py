@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from qstar_jax.config import SearchConfig
-from qstar_jax.search import driver
-from qstar_jax.search import gumbel
-from qstar_jax.search import testing
+from qstar_jax.search import driver, gumbel, testing
 from qstar_jax.search import tree as tree_lib
 
 B = 64
@@ -85,7 +83,12 @@ def theirs(roots, gumbel_key, root_value, config):
 
 @pytest.mark.parametrize(
   ("num_candidates", "num_simulations", "max_considered", "gumbel_scale"),
-  [(4, 16, 16, 1.0), (8, 40, 4, 1.0), (5, 30, 16, 0.0), (3, 7, 1, 1.0)],
+  [
+    (4, 16, 16, 1.0),
+    (8, 40, 4, 0.0),
+    pytest.param(5, 30, 16, 0.0, marks=pytest.mark.slow),
+    pytest.param(3, 7, 1, 1.0, marks=pytest.mark.slow),
+  ],
 )
 def test_reproduces_mctx(
   num_candidates, num_simulations, max_considered, gumbel_scale
@@ -113,9 +116,7 @@ def test_reproduces_mctx(
   np.testing.assert_allclose(weights, expected.action_weights, atol=1e-5)
   # The whole tree, node by node: same shape and same visits everywhere.
   np.testing.assert_array_equal(tree.parent, expected.search_tree.parents)
-  np.testing.assert_array_equal(
-    tree.child, expected.search_tree.children_index
-  )
+  np.testing.assert_array_equal(tree.child, expected.search_tree.children_index)
   np.testing.assert_array_equal(
     tree.visits, expected.search_tree.children_visits
   )

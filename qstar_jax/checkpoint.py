@@ -7,14 +7,20 @@ functions of the seed and the counters and need no state.
 """
 
 import base64
+import contextlib
 import dataclasses
+import logging
+import re
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
+import jax
+import orbax.checkpoint as ocp
 from etils import epath
 from flax import nnx
-import jax
-from jax.sharding import NamedSharding, PartitionSpec as P
-import orbax.checkpoint as ocp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from orbax.checkpoint import checkpoint_managers
 
 from qstar_jax import configuration
@@ -22,10 +28,13 @@ from qstar_jax.config import CheckpointConfig, ExperimentConfig
 from qstar_jax.errors import UserError
 from qstar_jax.learner.train_step import TrainState
 from qstar_jax.model.transformer import init_model
+from qstar_jax.replay import files
 from qstar_jax.text.vocabulary import Vocabulary, from_bytes
 
 # Raise this when `meta` or the tree of parameters changes shape.
 SCHEMA_VERSION = 1
+
+_LOGGER = logging.getLogger("absl")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,23 +59,33 @@ class Loaded:
 
 
 class Checkpointer:
-  """The checkpoints of one run, newest first in line."""
+  """The checkpoints of one run, for its one writer. A context manager."""
 
   def __init__(self, run_dir: epath.PathLike, config: CheckpointConfig):
-    """Opens `run_dir`/checkpoints, which need not exist yet."""
+    """Opens `run_dir`/checkpoints, which need not exist yet.
+
+    What a kill left half-written there is removed.
+    """
     options = ocp.CheckpointManagerOptions(
       preservation_policy=checkpoint_managers.LatestN(config.keep),
       cleanup_tmp_directories=True,
     )
-    self._manager = ocp.CheckpointManager(
-      (epath.Path(run_dir) / "checkpoints").resolve(), options=options
-    )
+    directory = epath.Path(run_dir).resolve() / "checkpoints"
+    with _explain_failed_save(directory):
+      self._manager = ocp.CheckpointManager(directory, options=options)
 
   def __enter__(self) -> "Checkpointer":
+    # Orbax logs an error of its threads many times before it raises it here.
+    self._log_level = _LOGGER.level
+    _LOGGER.setLevel(logging.CRITICAL)
     return self
 
   def __exit__(self, *_) -> None:
-    self._manager.close()
+    try:
+      with _explain_failed_save(self._manager.directory):
+        self._manager.close()
+    finally:
+      _LOGGER.setLevel(self._log_level)
 
   def latest_step(self) -> int | None:
     """Gradient step of the newest checkpoint; None if there is none."""
@@ -76,24 +95,31 @@ class Checkpointer:
     """Saves in the background; an older save is waited for first.
 
     Args:
-      state: of the learner; may be consumed once this returns.
+      state: of the learner; may be consumed once this returns. Its step is
+        larger than that of every checkpoint before.
       meta: JSON-able.
+
+    Raises:
+      UserError: this or the save before could not be written; the checkpoints
+        before that are whole.
     """
     step = int(state.step)
     meta = {**meta, "schema_version": SCHEMA_VERSION, "step": step}
-    self._manager.save(
-      step,
-      args=ocp.args.Composite(
-        params=ocp.args.StandardSave(nnx.to_pure_dict(state.params)),
-        opt_state=ocp.args.StandardSave(_as_pure(state.opt_state)),
-        meta=ocp.args.JsonSave(meta),
-      ),
-    )
+    _check_space(self._manager.directory, state)
+    with _explain_failed_save(self._manager.directory):
+      self._manager.save(
+        step,
+        args=ocp.args.Composite(
+          params=ocp.args.StandardSave(nnx.to_pure_dict(state.params)),
+          opt_state=ocp.args.StandardSave(_as_pure(state.opt_state)),
+          meta=ocp.args.JsonSave(meta),
+        ),
+      )
 
   def wait(self) -> None:
-    """Waits for a save in the background; raises what went wrong in it."""
-    self._manager.wait_until_finished()
-    self._manager.check_for_errors()
+    """Waits for the save in the background; UserError if it failed."""
+    with _explain_failed_save(self._manager.directory):
+      self._manager.wait_until_finished()
 
   def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
     """The newest checkpoint.
@@ -120,10 +146,50 @@ class Checkpointer:
     nnx.replace_by_pure_dict(state.params, params)
     structure = jax.tree.structure(state.opt_state)
     opt_state = jax.tree.unflatten(structure, jax.tree.leaves(opt_state))
-    step_array = jax.device_put(
-      jax.numpy.int32(step), state.step.sharding
-    )
+    step_array = jax.device_put(jax.numpy.int32(step), state.step.sharding)
     return TrainState(step_array, state.params, opt_state), meta
+
+
+def _check_space(directory: epath.Path, state: TrainState) -> None:
+  """Refuses a state that the disk has no room for.
+
+  TensorStore would find out too, but late, in its threads, and at length.
+  """
+  if files.is_local(directory):
+    num_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    free = shutil.disk_usage(directory).free
+    if free < num_bytes:
+      raise UserError(
+        f"{directory}: a checkpoint takes {num_bytes} bytes and {free} are "
+        "free; free space there and run again: the checkpoints before are whole"
+      )
+
+
+@contextlib.contextmanager
+def _explain_failed_save(directory: epath.Path) -> Iterator[None]:
+  """Turns what Orbax raises in context into a UserError."""
+  try:
+    yield
+  except Exception as error:
+    raise UserError(
+      f"{directory}: no checkpoint could be written ({_reason(error)}); free "
+      "space there or make it writable, and run again: the checkpoints before "
+      "are whole"
+    ) from error
+
+
+def _reason(error: Exception) -> str:
+  """What was at the bottom of an error of Orbax, which may be of any type.
+
+  TensorStore's read `CODE: place: place: cause [details='..']`.
+  """
+  while error.__cause__ is not None:
+    error = error.__cause__
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  line = re.sub(r" \[\w+='.*", "", lines[0])
+  if re.match(r"[A-Z_]+: ", line):
+    line = line.rsplit(": ", maxsplit=1)[-1]
+  return line[:200]
 
 
 def _as_pure(tree: Any) -> dict[str, Any]:
@@ -136,17 +202,17 @@ def _read_meta(manager, step: int, directory: epath.Path) -> dict[str, Any]:
     meta = manager.restore(
       step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
     )["meta"]
-  except (OSError, ValueError, KeyError) as error:
+    version = meta["schema_version"]
+  except Exception as error:
     raise UserError(
-      f"{directory} is no readable checkpoint ({type(error).__name__}); restore "
-      "it from a copy, or remove it so that the one before it is used"
+      f"{directory} is no readable checkpoint ({_reason(error)}); restore it "
+      "from a copy, or remove it so that the one before it is used"
     ) from error
-  version = meta.get("schema_version")
   if version != SCHEMA_VERSION:
     raise UserError(
       f"{directory} has checkpoint schema {version}, this program reads "
-      f"{SCHEMA_VERSION}; use the version of qstar_jax that made it, or start a "
-      "new run directory"
+      f"{SCHEMA_VERSION}; use the version of qstar_jax that made it, or start "
+      "a new run directory"
     )
   return meta
 
@@ -163,11 +229,11 @@ def _restore(manager, step: int, directory: epath.Path, **items) -> list[Any]:
   }
   try:
     restored = manager.restore(step, args=ocp.args.Composite(**args))
-  except (OSError, ValueError, KeyError) as error:
-    reason = str(error).strip().splitlines()[0]
+  except Exception as error:
     raise UserError(
-      f"{directory} does not fit the network of its config ({reason[:200]}); "
-      "the checkpoint is damaged or was edited: restore it from a copy"
+      f"{directory} does not hold the arrays of its config's network "
+      f"({_reason(error)}); it is damaged or was edited: restore it from a "
+      "copy, or remove it so that the one before it is used"
     ) from error
   return [restored[name] for name in items]
 
@@ -196,6 +262,33 @@ def vocabulary_from_json(value: dict[str, str]) -> Vocabulary:
   return vocabulary
 
 
+def latest_meta(run_dir: epath.PathLike) -> dict[str, Any] | None:
+  """The meta of a run's newest checkpoint; None if it has no checkpoint.
+
+  Raises:
+    UserError: it cannot be read.
+  """
+  root = epath.Path(run_dir).resolve() / "checkpoints"
+  if not root.exists():
+    return None
+  with _open_for_reading(root) as manager:
+    step = manager.latest_step()
+    if step is None:
+      return None
+    return _read_meta(manager, step, root / str(step))
+
+
+def _open_for_reading(root: epath.Path) -> ocp.CheckpointManager:
+  if not root.exists():
+    raise UserError(
+      f"{root.parent} is no run directory: it has no checkpoints/; give a "
+      "directory made by `qstar train`, or RUN/checkpoints/STEP"
+    )
+  # One that is called read-only warns of its own defaults.
+  options = ocp.CheckpointManagerOptions(create=False)
+  return ocp.CheckpointManager(root, options=options)
+
+
 def load(path: epath.PathLike) -> Loaded:
   """The newest checkpoint of a run, or one given by its own directory.
 
@@ -211,19 +304,15 @@ def load(path: epath.PathLike) -> Loaded:
   path = epath.Path(path).resolve()
   is_one = path.name.isdigit() and path.parent.name == "checkpoints"
   root = path.parent if is_one else path / "checkpoints"
-  if not root.exists():
-    raise UserError(
-      f"{path} is no run directory: it has no checkpoints/; give a directory "
-      "made by `qstar train`, or RUN/checkpoints/STEP"
-    )
-  with ocp.CheckpointManager(
-    root, options=ocp.CheckpointManagerOptions(read_only=True)
-  ) as manager:
+  with _open_for_reading(root) as manager:
     steps = manager.all_steps()
     step = int(path.name) if is_one else manager.latest_step()
     if step not in steps:
       known = ", ".join(map(str, sorted(steps))) or "none yet"
-      raise UserError(f"{path} has no finished checkpoint; there are: {known}")
+      raise UserError(
+        f"{path} is no finished checkpoint; use one of those that there are: "
+        f"{known}"
+      )
     directory = root / str(step)
     meta = _read_meta(manager, step, directory)
     config = configuration.from_json(meta["config"])

@@ -1,0 +1,184 @@
+"""A learner phase: which batches it makes, and how it runs its steps."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+
+from qstar_jax.errors import UserError
+from qstar_jax.learner import phase
+from qstar_jax.learner.targets import trees_to_lines
+from qstar_jax.learner.train_step import TrainState
+from qstar_jax.records import TrainBatch
+from qstar_jax.replay import ReplayReader, ReplayWindow
+
+pytest_plugins = ["tests.training.micro_run"]
+
+
+@pytest.fixture(scope="module")
+def trees(micro_run):
+  """Trees of real self-play."""
+  reader = ReplayReader(micro_run.directory / "replay")
+  return [reader[i] for i in range(len(reader))]
+
+
+def _window(trees, max_reuse=3, seed=0):
+  window = ReplayWindow(len(trees), max_reuse, seed=seed)
+  for tree in trees:
+    window.add(tree)
+  return window
+
+
+def _config(config, **learner):
+  """A config whose learner takes every line."""
+  learner["light_lines"] = 1.0
+  return dataclasses.replace(
+    config, learner=dataclasses.replace(config.learner, **learner)
+  )
+
+
+def _lines(trees, config):
+  return trees_to_lines(
+    trees, config.learner, config.search, config.text.max_line_tokens
+  )
+
+
+def _rows(batches):
+  """The rows in use, as a sorted list of bytes."""
+  return sorted(
+    b"".join(
+      getattr(batch, field.name)[row].tobytes()
+      for field in dataclasses.fields(TrainBatch)
+    )
+    for batch in batches
+    for row in np.flatnonzero(batch.length)
+  )
+
+
+def _sample(trees, config, *, max_reuse=3, rng=0):
+  window = _window(trees, max_reuse)
+  return list(phase.sample_batches(window, np.random.default_rng(rng), config))
+
+
+def test_as_many_full_batches_as_steps(trees, micro_config):
+  config = _config(micro_config, steps_per_iteration=5, batch_size=8)
+  batches = _sample(trees, config)
+  assert len(batches) == 5
+  for batch in batches:
+    assert batch.tokens.shape == (8, config.text.max_line_tokens)
+    assert (batch.length > 0).all()
+  # No line is there that the sampled trees do not have.
+  assert set(_rows(batches)) <= set(_rows([_lines(trees, config)]))
+
+
+def test_a_window_with_less_gives_fewer(trees, micro_config):
+  """Every line of every tree, max_reuse times; the last batch is filled up."""
+  config = _config(micro_config, steps_per_iteration=1000, batch_size=16)
+  window = _window(trees, max_reuse=2)
+  rng = np.random.default_rng(0)
+  batches = list(phase.sample_batches(window, rng, config))
+  lines = _lines(trees, config)
+  num_rows = 2 * len(lines.tokens)
+  assert len(batches) == -(-num_rows // 16)
+  assert _rows(batches) == _rows([lines, lines])
+  last = batches[-1]
+  padding = last.length == 0
+  assert padding.sum() == -num_rows % 16
+  for field in dataclasses.fields(TrainBatch):
+    assert not getattr(last, field.name)[padding].any()
+  assert list(phase.sample_batches(window, rng, config)) == []
+
+
+def test_a_phase_is_determined_by_window_and_rng(trees, micro_config):
+  config = _config(micro_config, steps_per_iteration=4, batch_size=8)
+  first, again = (_sample(trees, config) for _ in range(2))
+  other = _sample(trees, config, rng=1)
+  for batch, same in zip(first, again, strict=True):
+    jax.tree.map(np.testing.assert_array_equal, batch, same)
+  assert any(
+    not np.array_equal(batch.tokens, different.tokens)
+    for batch, different in zip(first, other, strict=True)
+  )
+
+
+_MESH = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
+_STATE = TrainState(jnp.int32(4), {}, ())
+
+
+def _batches(values):
+  for value in values:
+    fields = dataclasses.fields(TrainBatch)
+    yield TrainBatch(**{f.name: np.full((2, 2), value, "f4") for f in fields})
+
+
+def _fake_step(state, batch):
+  metrics = {"loss": batch.policy_weight[0, 0], "one": jnp.float32(1)}
+  return state._replace(step=state.step + 1), metrics
+
+
+def test_metrics_are_means_over_the_steps():
+  done = []
+  state, metrics = phase.run_steps(
+    _fake_step, _STATE, _batches([1, 2, 6]), _MESH, on_step=done.append
+  )
+  assert state.step == 7
+  assert metrics == {"loss": 3.0, "one": 1.0}
+  assert done == [0, 1, 2]
+
+
+def test_no_batch_no_metrics():
+  assert phase.run_steps(_fake_step, _STATE, _batches([]), _MESH) == (
+    _STATE,
+    {},
+  )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_names_the_step(value):
+  with pytest.raises(UserError) as caught:
+    phase.run_steps(_fake_step, _STATE, _batches([1, value, 3]), _MESH)
+  message = str(caught.value)
+  assert message.startswith("loss of gradient step 6 not finite; lower ")
+  assert "\n" not in message
+
+
+def test_a_stop_comes_between_steps():
+  taken = []
+
+  def step(state, batch):
+    taken.append(batch)
+    return _fake_step(state, batch)
+
+  def on_step(done):
+    if done == 2:
+      raise InterruptedError
+
+  with pytest.raises(InterruptedError):
+    phase.run_steps(step, _STATE, _batches(range(5)), _MESH, on_step=on_step)
+  assert len(taken) == 2
+
+
+def test_the_host_is_one_step_ahead_at_most():
+  """Or a signal would wait for all the steps that are on their way."""
+
+  @jax.jit
+  def slow(x):
+    # Tens of milliseconds.
+    product = jax.lax.fori_loop(
+      0, 40, lambda _, y: jnp.tanh(y @ y), jnp.full((300, 300), x)
+    )
+    return product[0, 0]
+
+  losses = []
+
+  def step(state, batch):
+    losses.append(slow(batch.policy_weight[0, 0]))
+    return state._replace(step=state.step + 1), {"loss": losses[-1]}
+
+  def on_step(done):
+    assert all(loss.is_ready() for loss in losses[: done - 1])
+
+  phase.run_steps(step, _STATE, _batches(range(6)), _MESH, on_step=on_step)

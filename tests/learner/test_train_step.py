@@ -1,0 +1,186 @@
+"""The gradient step: on one device and eight, on nothing, and on one batch."""
+
+import itertools
+
+import jax
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from jax.sharding import AxisType
+
+from qstar_jax.config import LearnerConfig, ModelConfig
+from qstar_jax.learner import train_step as train_step_lib
+from qstar_jax.model.transformer import init_model
+from qstar_jax.records import TrainBatch
+
+_VOCABULARY_SIZE = 24
+_TOKENS = 12
+_LINES = 16
+_CONFIG = LearnerConfig(
+  learning_rate=1e-2, warmup_steps=0, weight_decay=0.0, value_weight=0.7
+)
+
+
+def _mesh(num_devices):
+  return jax.make_mesh(
+    (num_devices,),
+    ("data",),
+    axis_types=(AxisType.Auto,),
+    devices=jax.devices()[:num_devices],
+  )
+
+
+def _batch(seed=0):
+  """Noise in every field, with rows of every length."""
+  rng = np.random.default_rng(seed)
+  shape = (_LINES, _TOKENS)
+  length = rng.integers(1, _TOKENS, _LINES, np.int32, endpoint=True)
+  in_use = np.arange(_TOKENS) < length[:, None]
+
+  def field():
+    return np.where(in_use, rng.random(shape), 0).astype(np.float32)
+
+  tokens = rng.integers(3, _VOCABULARY_SIZE, shape)
+  return TrainBatch(
+    tokens=np.where(in_use, tokens, 0).astype(np.int32),
+    length=length,
+    policy_weight=field(),
+    value_target=field(),
+    value_weight=field(),
+    prm_target=field(),
+    prm_weight=field(),
+  )
+
+
+@pytest.fixture(params=[False, True], ids=["unrolled", "scanned"])
+def network(request):
+  config = ModelConfig(
+    num_layers=2,
+    model_dim=16,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    ffn_dim=32,
+    scan_layers=request.param,
+  )
+  graphdef, params = init_model(config, _VOCABULARY_SIZE, seed=0)
+  # The heads start at zero, where their inputs have no gradient.
+  leaves, structure = jax.tree.flatten(params)
+  rng = np.random.default_rng(0)
+  leaves = [
+    leaf + rng.normal(0, 0.1, leaf.shape).astype(np.float32) for leaf in leaves
+  ]
+  return graphdef, jax.tree.unflatten(structure, leaves)
+
+
+def _step(network, optimizer, config, mesh, batch, num_steps=1):
+  """State and metrics after steps on the same batch, from fresh parameters."""
+  graphdef, params = network
+  # The step consumes its state: work on a copy.
+  params = jax.tree.map(np.array, params)
+  train_step = train_step_lib.make_train_step(graphdef, optimizer, config, mesh)
+  state = train_step_lib.init_state(params, optimizer, mesh)
+  history = []
+  for _ in range(num_steps):
+    state, metrics = train_step(state, train_step_lib.put_batch(batch, mesh))
+    history.append(jax.device_get(metrics))
+  return jax.device_get(state), history
+
+
+def test_eight_devices_make_the_gradients_of_one(network):
+  # With plain descent at rate 1 the parameters move by minus the gradient.
+  states, histories = zip(
+    *(
+      _step(network, optax.sgd(1.0), _CONFIG, _mesh(n), _batch())
+      for n in (1, 8)
+    ),
+    strict=True,
+  )
+  moved = 0.0
+  for one, eight, before in zip(
+    *(jax.tree.leaves(state.params) for state in states),
+    jax.tree.leaves(network[1]),
+    strict=True,
+  ):
+    np.testing.assert_allclose(one, eight, rtol=0, atol=1e-5)
+    moved += np.abs(one - np.asarray(before)).sum()
+  assert moved > 1
+  for name, value in histories[0][0].items():
+    np.testing.assert_allclose(value, histories[1][0][name], rtol=1e-5)
+
+
+def test_metrics_say_what_the_step_did(network):
+  state, (metrics,) = _step(
+    network, optax.sgd(1.0), _CONFIG, _mesh(8), _batch()
+  )
+  assert set(metrics) == {
+    *("loss", "policy", "value", "prm", "grad_norm", "param_norm")
+  }
+  assert metrics["loss"] == pytest.approx(
+    metrics["policy"] + 0.7 * metrics["value"] + metrics["prm"], rel=1e-5
+  )
+  gradients = jax.tree.map(
+    lambda before, after: np.asarray(before) - after, network[1], state.params
+  )
+  for name, tree in (("grad_norm", gradients), ("param_norm", state.params)):
+    norm = float(optax.tree.norm(tree))
+    assert metrics[name] == pytest.approx(norm, rel=1e-3)
+  assert state.step == 1
+
+
+def test_a_batch_of_padding_changes_nothing(network):
+  empty = jax.tree.map(np.zeros_like, _batch())
+  optimizer = train_step_lib.make_optimizer(_CONFIG, total_steps=10)
+  state, (metrics, _) = _step(
+    network, optimizer, _CONFIG, _mesh(8), empty, num_steps=2
+  )
+  assert metrics["loss"] == metrics["grad_norm"] == 0
+  for before, after in zip(
+    jax.tree.leaves(network[1]), jax.tree.leaves(state.params), strict=True
+  ):
+    np.testing.assert_array_equal(before, after)
+
+
+def test_norms_and_biases_do_not_decay(network):
+  config = LearnerConfig(learning_rate=0.1, warmup_steps=0, weight_decay=0.5)
+  optimizer = train_step_lib.make_optimizer(config, total_steps=10)
+  empty = jax.tree.map(np.zeros_like, _batch())
+  state, _ = _step(network, optimizer, config, _mesh(1), empty)
+  decayed = {True: set(), False: set()}
+  before = nnx.to_flat_state(network[1])
+  after = nnx.to_flat_state(state.params)
+  for (path, old), (_, new) in zip(before, after, strict=True):
+    old, new = np.asarray(old[...]), np.asarray(new[...])
+    is_decayed = not np.array_equal(old, new)
+    if is_decayed:
+      np.testing.assert_allclose(new, old * (1 - 0.1 * 0.5), rtol=1e-5)
+    decayed[is_decayed].add(path[-1])
+  assert decayed == {True: {"embedding", "kernel"}, False: {"scale", "bias"}}
+
+
+def test_the_loss_of_a_fixed_batch_falls(network):
+  optimizer = train_step_lib.make_optimizer(_CONFIG, total_steps=60)
+  _, history = _step(
+    network, optimizer, _CONFIG, _mesh(1), _batch(), num_steps=60
+  )
+  for name in ("loss", "policy", "value", "prm"):
+    losses = [float(metrics[name]) for metrics in history]
+    assert losses[-1] < losses[0] - 0.01
+  assert history[-1]["policy"] < 0.7 * history[0]["policy"]
+
+
+def test_the_schedule_warms_up_and_decays():
+  config = LearnerConfig(learning_rate=1.0, warmup_steps=4, weight_decay=1.0)
+  optimizer = train_step_lib.make_optimizer(config, total_steps=20)
+  params = {"kernel": np.ones((2, 2), np.float32)}
+  state = optimizer.init(params)
+  gradients = jax.tree.map(np.zeros_like, params)
+  rates = []
+  for _ in range(22):
+    # Without gradients a step is -rate * decay * parameter.
+    updates, state = optimizer.update(gradients, state, params)
+    rates.append(-float(updates["kernel"][0, 0]))
+  np.testing.assert_allclose(rates[:5], [0, 0.25, 0.5, 0.75, 1], atol=1e-6)
+  assert all(a > b for a, b in itertools.pairwise(rates[4:21]))
+  np.testing.assert_allclose(rates[20:], 0.1, atol=1e-6)

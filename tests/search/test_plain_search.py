@@ -1,0 +1,275 @@
+"""The search against one written plainly: no batch, no masks, float64.
+
+`PlainSearch` follows a search round by round. It computes all statistics anew
+and checks that every leaf and every commit is one the algorithm may choose.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from qstar_jax.config import SearchConfig
+from qstar_jax.search.expand import NOTHING, PROBLEM
+from qstar_jax.search.gumbel import considered_visits
+from qstar_jax.search.tree import NONE, q_values
+
+MAX_STEPS = 5
+NUM_TREES = 8
+BASE = SearchConfig(
+  num_candidates=3,
+  num_simulations=8,
+  max_considered=3,
+  terminal_value="outcome",
+)
+# Two scores closer than this may be taken for equal.
+EPSILON = 1e-4
+
+
+@dataclasses.dataclass
+class Node:
+  """An expanded node and its candidates: arrays [A]."""
+
+  edge: tuple[int, int] | None
+  depth: int
+  log_prior: np.ndarray
+  is_valid: np.ndarray
+  is_terminal: np.ndarray
+  utility: np.ndarray
+  child: np.ndarray
+  visits: np.ndarray
+  pending: np.ndarray
+  value_sum: np.ndarray
+
+  @property
+  def q(self):
+    return (self.utility + self.value_sum) / (1 + self.visits)
+
+  @property
+  def seen_visits(self):
+    return self.visits + self.pending
+
+
+class PlainSearch:
+  """One tree; nodes by index. An edge is (node, candidate)."""
+
+  def __init__(self, config):
+    self.config = config
+    self.nodes = {}
+
+  def scaled_q(self, node):
+    weight = self.config.maxvisit_init + node.seen_visits.max()
+    return weight * self.config.value_scale * node.q
+
+  def improved(self, node):
+    logits = node.log_prior + self.scaled_q(node)
+    logits = np.where(node.is_valid, logits, -np.inf)
+    weight = np.exp(logits - logits.max())
+    return weight / weight.sum()
+
+  def value(self, node):
+    if not node.is_valid.any():
+      return 0.0
+    return (self.improved(node) * node.q).sum()
+
+  def is_open(self, node):
+    """Candidates at or below which something can be expanded, bool [A]."""
+    is_open = node.is_valid & ~node.is_terminal
+    for a in np.flatnonzero(node.child != NONE):
+      # A child selected in this round has no candidates yet.
+      child = self.nodes.get(node.child[a])
+      is_open[a] = child is not None and self.is_open(child).any()
+    return is_open
+
+  def from_root(self, node, move_visits, gumbel, simulation):
+    """Candidates that sequential halving may choose at the root."""
+    visits = node.seen_visits - move_visits
+    is_open = self.is_open(node)
+    num = min((is_open | (visits > 0)).sum(), self.config.max_considered)
+    wanted = considered_visits(num, self.config.num_simulations)[simulation]
+    is_wanted = is_open & (visits == wanted)
+    allowed = is_wanted if is_wanted.any() else is_open
+    return best(gumbel + node.log_prior + self.scaled_q(node), allowed)
+
+  def down(self, node):
+    """Candidates that may be chosen below the root."""
+    share = node.seen_visits / (1 + node.seen_visits.sum())
+    return best(self.improved(node) - share, self.is_open(node))
+
+  def to_commit(self, node, move_visits, gumbel):
+    """Candidates that may be committed."""
+    if not node.is_valid.any():
+      return np.arange(len(node.child)) == 0
+    visits = node.visits - move_visits
+    is_survivor = visits == visits[node.is_valid].max()
+    is_survivor |= ~self.is_open(node)
+    allowed = is_survivor & node.is_valid
+    return best(gumbel + node.log_prior + self.scaled_q(node), allowed)
+
+  def path(self, edge, root):
+    """The edges from the root's to `edge`."""
+    edges = [edge]
+    while edges[0][0] != root:
+      edges.insert(0, self.nodes[edges[0][0]].edge)
+    return edges
+
+  def is_below(self, index, root):
+    """Whether a node is the root or has it above itself."""
+    edge = self.nodes[index].edge
+    return index == root or (edge is not None and self.is_below(edge[0], root))
+
+  def select(self, before, leaf, index, simulation):
+    """Checks one slot of a round; returns the path to its leaf, or None."""
+    root = before.root_node
+    if root == NONE:
+      assert leaf == root_leaf(before, self.config)
+      return []
+    edge = divmod(int(leaf), self.config.num_candidates)
+    path = self.path(edge, root)
+    first, *below = path
+    node = self.nodes[root]
+    noise = before.move_visits, before.gumbel
+    assert self.from_root(node, *noise, simulation)[first[1]]
+    for parent, a in below:
+      assert self.down(self.nodes[parent])[a]
+    for parent, a in path:
+      self.nodes[parent].pending[a] += 1
+    assert self.nodes[edge[0]].child[edge[1]] == NONE
+    self.nodes[edge[0]].child[edge[1]] = index
+    return path
+
+  def can_select(self, before, num_expanded, simulation):
+    if before.is_done:
+      return False
+    if before.root_node == NONE:
+      return num_expanded == 0
+    has_budget = simulation < self.config.num_simulations
+    return has_budget and self.is_open(self.nodes[before.root_node]).any()
+
+  def add(self, leaf, index, expansion, judgement):
+    """The birth of a node's candidates, [A] each."""
+    edge = None
+    depth = 0
+    if leaf != PROBLEM:
+      edge = divmod(int(leaf), self.config.num_candidates)
+      depth = self.nodes[edge[0]].depth + 1
+    is_illegal = judgement.legal == 0
+    is_finished = expansion.ended | judgement.finished
+    is_lost = is_illegal | expansion.truncated
+    if depth + 1 == MAX_STEPS:
+      is_lost |= ~is_finished
+    has_verdict = judgement.outcome != -1
+    utility = np.where(is_lost, 0.0, expansion.value)
+    zeros = np.zeros(len(expansion.count), int)
+    self.nodes[index] = Node(
+      edge=edge,
+      depth=depth,
+      log_prior=np.log(np.maximum(expansion.count, 1))
+      + expansion.token_log_prob.astype(float).sum(-1)
+      - expansion.proposal_log_prob,
+      is_valid=(expansion.count > 0)
+      & ~(is_illegal & self.config.prune_illegal),
+      is_terminal=is_finished | is_lost,
+      utility=np.where(has_verdict, judgement.score, utility).astype(float),
+      child=np.full_like(zeros, NONE),
+      visits=zeros.copy(),
+      pending=zeros.copy(),
+      value_sum=zeros.astype(float),
+    )
+
+  def back_up(self, leaves):
+    """Every new value to every edge above it; then what has become known."""
+    for index, path in leaves:
+      value = self.value(self.nodes[index])
+      for parent, a in path:
+        self.nodes[parent].visits[a] += 1
+        self.nodes[parent].pending[a] -= 1
+        self.nodes[parent].value_sum[a] += value
+    edges = {edge for _, path in leaves for edge in path}
+    # Deepest first: what is known above is made of what is known below. A
+    # child's index is above its parent's.
+    for parent, a in sorted(edges, reverse=True):
+      node = self.nodes[parent]
+      if not self.is_open(node)[a]:
+        known = self.value(self.nodes[node.child[a]])
+        node.value_sum[a] = known * (1 + node.visits[a]) - node.utility[a]
+
+  def compare(self, tree):
+    """That a tree has this search's statistics."""
+    q = q_values(tree)
+    for index, node in self.nodes.items():
+      np.testing.assert_array_equal(tree.visits[index], node.visits)
+      np.testing.assert_array_equal(tree.pending[index], 0)
+      np.testing.assert_array_equal(tree.child[index], node.child)
+      np.testing.assert_array_equal(tree.is_terminal[index], node.is_terminal)
+      np.testing.assert_allclose(q[index], node.q, atol=1e-5)
+      assert tree.depth[index] == node.depth
+      # What hangs above the root, or beside it, is never looked at again.
+      if self.is_below(index, tree.root_node):
+        np.testing.assert_array_equal(tree.is_open[index], self.is_open(node))
+
+
+def best(score, allowed):
+  return allowed & (score >= score[allowed].max() - EPSILON)
+
+
+def root_leaf(tree, config):
+  if tree.root_parent == NONE:
+    return PROBLEM
+  return tree.root_parent * config.num_candidates + tree.root_candidate
+
+
+def part(records, index):
+  """The record at an index of records whose arrays share their first axis."""
+  return jax.tree.map(lambda x: x[index], records)
+
+
+def follow(rounds, config, row):
+  """Follows one tree of a play to its end; returns the plain search."""
+  plain = PlainSearch(config)
+  for number, batch in enumerate(rounds):
+    one = part(batch, row)
+    before, after = one.before, one.after
+    first = number * config.leaves_per_round
+    leaves = []
+    for w, leaf in enumerate(one.leaf):
+      simulation = before.simulations + w
+      can_select = plain.can_select(before, len(leaves), simulation)
+      assert can_select == (leaf != NOTHING)
+      if can_select:
+        path = plain.select(before, leaf, first + w, simulation)
+        leaves.append((first + w, path))
+    for index, _ in leaves:
+      plain.add(
+        one.leaf[index - first],
+        index,
+        part(one.expansion, index - first),
+        part(one.judgement, index - first),
+      )
+    plain.back_up(leaves)
+    plain.compare(after)
+    if one.advanced.root_depth == after.root_depth + 1:
+      node = plain.nodes[after.root_node]
+      chosen = plain.to_commit(node, after.move_visits, after.gumbel)
+      assert one.advanced.root_parent == after.root_node
+      assert chosen[one.advanced.root_candidate]
+  return plain
+
+
+@pytest.mark.parametrize(
+  ("leaves_per_round", "prune_illegal"), [(1, True), (2, False), (4, True)]
+)
+def test_search_is_the_plain_search(searches, leaves_per_round, prune_illegal):
+  config = dataclasses.replace(
+    BASE, leaves_per_round=leaves_per_round, prune_illegal=prune_illegal
+  )
+  rng = np.random.default_rng(leaves_per_round)
+  num_nodes = 0
+  for _ in range(4):
+    roots = rng.integers(2**32, size=NUM_TREES, dtype=np.uint32)
+    world = searches.random_world(rng, NUM_TREES)
+    rounds = list(searches.judged_play(roots, world, config, MAX_STEPS))
+    for row in range(NUM_TREES):
+      num_nodes += len(follow(rounds, config, row).nodes)
+  assert num_nodes > 300

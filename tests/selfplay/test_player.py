@@ -1,0 +1,240 @@
+"""Plays of a real network: batches, judges, modes, and the token meter."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from qstar_jax.errors import UserError
+from qstar_jax.records import Outcome
+from qstar_jax.search.tree import NONE
+from qstar_jax.selfplay.judge import LineJudge
+from qstar_jax.selfplay.player import Batch, judge_afterwards
+
+MODES = ["value", "outcome"]
+
+
+@pytest.fixture(scope="module")
+def played(tiny):
+  return {mode: tiny.play(mode, tiny.problems, tiny.seeds) for mode in MODES}
+
+
+def assert_same_row(one, row, other, other_row):
+  """The same choices, and the same values but for rounding."""
+  nodes = one.depth[row] != NONE
+  np.testing.assert_array_equal(nodes, other.depth[other_row] != NONE)
+  assert nodes.any()
+  for name in one:
+    left, right = one[name][row], other[name][other_row]
+    if left.shape[:1] == nodes.shape:
+      left, right = left[nodes], right[nodes]
+    if left.dtype == np.float32:
+      np.testing.assert_allclose(left, right, atol=1e-5, err_msg=name)
+    else:
+      np.testing.assert_array_equal(left, right, err_msg=name)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_play_does_not_depend_on_its_batch(tiny, played, mode):
+  trees = played[mode].tree
+  # Other rows, other neighbours.
+  order = [5, 2, 7, 0]
+  others = tiny.play(
+    mode,
+    [tiny.problem("1 1 -> 3"), *(tiny.problems[i] for i in order)],
+    [1, *(tiny.seeds[i] for i in order)],
+  )
+  for row, i in enumerate(order, 1):
+    assert_same_row(others.tree, row, trees, i)
+  # The seed matters.
+  (again,) = tiny.play(mode, tiny.problems[:1], [1]).tree.tokens[:1]
+  assert (again != trees.tokens[0]).any()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", MODES)
+def test_eight_devices_play_as_one(tiny, played, mode):
+  split = tiny.play(mode, tiny.problems, tiny.seeds, num_devices=8).tree
+  for row in range(tiny.num_trees):
+    assert_same_row(split, row, played[mode].tree, row)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_rows_of_padding_are_empty(tiny, mode):
+  tree = tiny.play(mode, tiny.problems[:3], tiny.seeds[:3]).tree
+  assert tree.is_done.all()
+  assert (tree.depth[3:] == NONE).all()
+  assert not tree.sampled[3:].any()
+  assert not tree.tokens_used[3:].any()
+  assert (tree.outcome[3:] == -1).all()
+
+
+def lines_of(tiny, tree, row):
+  """Texts of the steps up to every candidate, by (node, candidate)."""
+  lines = {}
+  for node in np.flatnonzero(tree.depth[row] != NONE):
+    above = (tree.parent[row, node], tree.candidate[row, node])
+    steps = lines[above] if above[0] != NONE else ()
+    for a in np.flatnonzero(tree.sampled[row, node] > 0):
+      tokens = tree.tokens[row, node, a, : tree.length[row, node, a]].tolist()
+      text, _ = tiny.vocabulary.decode_step(tokens)
+      is_cut = not tiny.vocabulary.ends_step[tokens[-1]]
+      lines[node, a] = (*steps, f"{text} (cut)" if is_cut else text)
+  return lines
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_legality_and_outcomes_are_the_domains(tiny, played, mode):
+  tree = played[mode].tree
+  num_legal = num_finished = num_correct = 0
+  for row, problem in enumerate(tiny.problems):
+    for (node, a), line in lines_of(tiny, tree, row).items():
+      at = (row, node, a)
+      check = tiny.domain.check_step(problem, line[:-1], line[-1])
+      assert tree.legal[at] == check.is_legal
+      num_legal += check.is_legal
+      if not (tree.ended[at] or check.is_terminal):
+        assert tree.outcome[at] == -1
+        continue
+      verdict = tiny.domain.verify(problem, line)
+      assert tree.outcome[at] == verdict.outcome
+      assert tree.score[at] == verdict.score
+      num_finished += 1
+      num_correct += verdict.outcome == Outcome.CORRECT
+  assert num_legal > 0
+  assert num_finished > num_correct > 0
+
+
+def test_judging_afterwards_is_judging_at_once(tiny, played):
+  tree = played["outcome"].tree
+  judge = LineJudge(tiny.domain, tiny.problems, tiny.vocabulary, 8)
+  unjudged = tree.replace(
+    legal=np.zeros_like(tree.legal) - 1,
+    outcome=np.zeros_like(tree.outcome) - 1,
+    score=np.zeros_like(tree.score),
+  )
+  again = judge_afterwards(judge, unjudged)
+  is_candidate = tree.sampled > 0
+  for name in ("legal", "outcome", "score"):
+    np.testing.assert_array_equal(
+      again[name][is_candidate], tree[name][is_candidate]
+    )
+
+
+def test_outcomes_drive_the_search(played):
+  tree = played["outcome"].tree
+  has_verdict = (tree.sampled > 0) & (tree.outcome >= 0)
+  np.testing.assert_array_equal(
+    tree.utility[has_verdict], tree.score[has_verdict]
+  )
+  # Pruned: no illegal candidate has a visit, or is committed but for want of
+  # any other.
+  is_illegal = (tree.sampled > 0) & (tree.legal == 0)
+  assert is_illegal.any()
+  assert not tree.visits[is_illegal].any()
+  assert (tree.child[is_illegal] == NONE).all()
+  assert not tree.count[is_illegal].any()
+  for row in range(len(tree.parent)):
+    last = (row, tree.root_parent[row])
+    if (tree.count[last] > 0).any():
+      assert tree.legal[last][tree.root_candidate[row]] == 1
+
+
+def test_values_drive_the_other_search(played):
+  tree = played["value"].tree
+  is_failed = ~tree.ended & tree.is_terminal
+  is_candidate = tree.sampled > 0
+  np.testing.assert_array_equal(
+    tree.utility[is_candidate],
+    np.where(is_failed, 0, tree.value)[is_candidate],
+  )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_token_meter_counts_every_token(tiny, played, mode):
+  tree = played[mode].tree
+  for row, problem in enumerate(tiny.problems):
+    count = len(tiny.vocabulary.encode_prompt(problem.prompt))
+    for node in np.flatnonzero(tree.depth[row] != NONE):
+      # Duplicates were generated like any other.
+      assert (tree.length[row, node] > 0).all()
+      count += tree.length[row, node].sum()
+      if tree.parent[row, node] != NONE:
+        above = (row, tree.parent[row, node], tree.candidate[row, node])
+        count += tree.length[above]
+    assert tree.tokens_used[row] == count
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_plays_come_in_the_order_of_their_batches(tiny, mode):
+  """An empty batch ends at once, and used to overtake the one before it."""
+  batches = [
+    Batch(tiny.problems[:2], [1, 2]),
+    Batch([], []),
+    Batch(tiny.problems[2:3], [3]),
+    Batch(tiny.problems[3:5], [4, 5]),
+  ]
+  _, params = tiny.network()
+  plays = list(tiny.player(mode, 1).play_batches(params, batches))
+  assert [play.problems for play in plays] == [b.problems for b in batches]
+
+
+def test_batches_are_drawn_as_they_are_needed(tiny):
+  drawn = []
+
+  def draw():
+    for seed in range(5):
+      drawn.append(seed)
+      yield Batch(tiny.problems[:1], [seed])
+
+  _, params = tiny.network()
+  plays = tiny.player("value", 1).play_batches(params, draw())
+  next(plays)
+  assert drawn == [0, 1]
+  assert len(list(plays)) == 4
+
+
+def test_prompt_too_long(tiny):
+  problem = tiny.problem("1 1 1 1 1 1 -> 2")
+  with pytest.raises(UserError) as error:
+    tiny.play("value", [tiny.problems[0], problem], [0, 1])
+  message = str(error.value)
+  assert "17 tokens" in message
+  assert "text.max_prompt_tokens = 12" in message
+  assert problem.prompt.strip() in message
+
+
+def test_greedy_is_the_most_likely_token_each_time(tiny):
+  played = tiny.play("greedy", tiny.problems, tiny.seeds)
+  graphdef, params = tiny.network()
+  text, vocabulary = tiny.text, tiny.vocabulary
+
+  @jax.jit
+  def most_likely(tokens_T, length):
+    model = nnx.merge(graphdef, params)
+    hidden_TM = model.forward(tokens_T[None])[0]
+    return jnp.argmax(model.logits(hidden_TM)[length - 1])
+
+  for row, problem in enumerate(tiny.problems):
+    line = vocabulary.encode_prompt(problem.prompt)
+    steps = []
+    while len(steps) < text.max_steps:
+      step = []
+      while len(step) < text.max_step_tokens:
+        padded = np.zeros(text.max_line_tokens, np.int32)
+        padded[: len(line) + len(step)] = [*line, *step]
+        step.append(int(most_likely(padded, len(line) + len(step))))
+        if vocabulary.ends_step[step[-1]]:
+          break
+      steps.append(step)
+      line += step
+      is_cut = not vocabulary.ends_step[step[-1]]
+      if is_cut or step[-1] == vocabulary.eos_id:
+        break
+    tree = played.tree
+    found = [
+      tree.tokens[row, node, 0, : tree.length[row, node, 0]].tolist()
+      for node in np.flatnonzero(tree.depth[row] != NONE)
+    ]
+    assert found == steps

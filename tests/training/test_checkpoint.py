@@ -1,0 +1,226 @@
+"""Checkpoints: round trips, other devices, and what is wrong with a file."""
+
+import gc
+import json
+import pathlib
+import shutil
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from qstar_jax.config import CheckpointConfig
+from qstar_jax.errors import UserError
+from qstar_jax.learner.train_step import TrainState
+from qstar_jax import checkpoint as checkpoint_lib
+from qstar_jax.checkpoint import Checkpointer
+
+pytest_plugins = ["tests.training.micro_run"]
+
+
+def _state(seed, *, num_devices=8, size=1000, step=0):
+  """A state of noise, replicated over some devices."""
+  rng = np.random.default_rng(seed)
+  mesh = jax.make_mesh(
+    (num_devices,),
+    ("data",),
+    axis_types=(AxisType.Auto,),
+    devices=jax.devices()[:num_devices],
+  )
+  params = nnx.State(
+    {"a": {"kernel": nnx.Param(jnp.asarray(rng.normal(size=(size, 3)), "f4"))}}
+  )
+  opt_state = (jnp.int32(step), {"m": jnp.asarray(rng.normal(size=5), "f4")})
+  state = TrainState(jnp.int32(step), params, opt_state)
+  return jax.device_put(state, NamedSharding(mesh, P()))
+
+
+def _bytes(state):
+  return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+@pytest.mark.parametrize("num_devices", [1, 2, 8])
+def test_round_trip_to_any_number_of_devices(tmp_path, num_devices):
+  saved = _state(0, step=7)
+  meta = {"progress": {"iteration": 3}, "text": "√", "list": [1, 2.5, None]}
+  with Checkpointer(tmp_path, CheckpointConfig()) as checkpointer:
+    assert checkpointer.latest_step() is None
+    checkpointer.save(saved, meta)
+  with Checkpointer(tmp_path, CheckpointConfig()) as checkpointer:
+    assert checkpointer.latest_step() == 7
+    fresh = _state(1, num_devices=num_devices)
+    restored, restored_meta = checkpointer.restore(fresh)
+  assert _bytes(restored) == _bytes(saved)
+  assert jax.tree.structure(restored) == jax.tree.structure(saved)
+  for leaf in jax.tree.leaves(restored):
+    assert len(leaf.sharding.device_set) == num_devices
+    assert leaf.is_fully_replicated
+  schema = {"schema_version": checkpoint_lib.SCHEMA_VERSION, "step": 7}
+  assert restored_meta == meta | schema
+
+
+def test_a_state_may_be_consumed_while_it_is_saved(tmp_path):
+  """Steps that donate the state do not write into what is being saved."""
+  add_one = jax.jit(
+    lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0
+  )
+  state = add_one(_state(0, num_devices=1, size=1_000_000))
+  expected = _bytes(state)
+  with Checkpointer(tmp_path, CheckpointConfig()) as checkpointer:
+    checkpointer.save(state, {})
+    step = state.step
+    later = state
+    for _ in range(10):
+      later = add_one(later)
+    jax.block_until_ready(later)
+    assert step.is_deleted()
+    checkpointer.wait()
+    restored, _ = checkpointer.restore(_state(1, num_devices=1, size=1_000_000))
+  assert _bytes(restored) == expected
+
+
+def test_the_newest_are_kept(tmp_path):
+  with Checkpointer(tmp_path, CheckpointConfig(keep=2)) as checkpointer:
+    for step in (0, 3, 4, 9):
+      checkpointer.save(_state(step, step=step), {})
+  kept = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+  assert kept == {"4", "9"}
+
+
+def test_a_disk_without_room_is_told_before(tmp_path, monkeypatch):
+  monkeypatch.setattr(
+    shutil, "disk_usage", lambda path: types.SimpleNamespace(free=5)
+  )
+  with Checkpointer(tmp_path, CheckpointConfig()) as checkpointer:
+    with pytest.raises(UserError, match=r"takes 12\d+ bytes and 5 are free"):
+      checkpointer.save(_state(0), {})
+    assert checkpointer.latest_step() is None
+
+
+def test_load_a_run_or_one_of_its_checkpoints(micro_run, micro_config):
+  directory = micro_run.directory
+  before = sorted(directory.rglob("*"))
+  newest = checkpoint_lib.load(directory)
+  assert newest.config == micro_config
+  assert newest.meta["progress"]["iteration"] == micro_config.num_iterations
+  steps = sorted(
+    int(path.name) for path in (directory / "checkpoints").iterdir()
+  )
+  assert newest.step == steps[-1]
+  assert len(steps) == micro_config.checkpoint.keep
+  loaded = [
+    checkpoint_lib.load(directory / "checkpoints" / str(step)) for step in steps
+  ]
+  assert [one.step for one in loaded] == steps
+  assert _bytes(loaded[-1].params) == _bytes(newest.params)
+  assert _bytes(loaded[0].params) != _bytes(newest.params)
+  for leaf in jax.tree.leaves(newest.params):
+    assert len(leaf.sharding.device_set) == jax.device_count()
+  assert sorted(directory.rglob("*")) == before
+
+
+def test_latest_meta(micro_run, tmp_path):
+  loaded = checkpoint_lib.load(micro_run.directory)
+  assert checkpoint_lib.latest_meta(micro_run.directory) == loaded.meta
+  assert checkpoint_lib.latest_meta(tmp_path) is None
+  (tmp_path / "checkpoints").mkdir()
+  assert checkpoint_lib.latest_meta(tmp_path) is None
+
+
+@pytest.fixture
+def damaged(micro_run, tmp_path):
+  """A copy of the finished run, to be damaged; and its newest checkpoint."""
+  run_dir = tmp_path / "run"
+  shutil.copytree(micro_run.directory, run_dir)
+  steps = [int(path.name) for path in (run_dir / "checkpoints").iterdir()]
+  return run_dir, run_dir / "checkpoints" / str(max(steps))
+
+
+def _assert_refused(path, *parts):
+  """Loading raises one line that has all the parts."""
+  with pytest.raises(UserError) as caught:
+    checkpoint_lib.load(path)
+  message = str(caught.value)
+  assert "\n" not in message
+  for part in parts:
+    assert part in message
+
+
+def test_there_is_none(damaged, tmp_path):
+  run_dir, newest = damaged
+  _assert_refused(tmp_path / "nothing", "nothing is no run", "qstar train")
+  other = newest.with_name("1")
+  _assert_refused(other, f"{other} is no finished checkpoint", newest.name)
+  shutil.rmtree(run_dir / "checkpoints")
+  (run_dir / "checkpoints").mkdir()
+  _assert_refused(run_dir, f"{run_dir} is no finished checkpoint", "none yet")
+
+
+def _edit_meta(checkpoint, edit):
+  path = checkpoint / "meta" / "metadata"
+  meta = json.loads(path.read_text())
+  edit(meta)
+  path.write_text(json.dumps(meta))
+
+
+def test_another_schema(damaged):
+  run_dir, newest = damaged
+  _edit_meta(newest, lambda meta: meta.update(schema_version=99))
+  _assert_refused(
+    run_dir, str(newest), "schema 99", "reads 1", "use the version"
+  )
+
+
+def test_another_vocabulary(damaged):
+  run_dir, newest = damaged
+  _edit_meta(
+    newest, lambda meta: meta["vocabulary"].update(fingerprint="0123abcd")
+  )
+  _assert_refused(run_dir, "fingerprint", "0123abcd", "restore the checkpoint")
+
+
+def test_a_vocabulary_that_is_none(damaged):
+  run_dir, newest = damaged
+  for value in ("!", "abcd"):
+    _edit_meta(newest, lambda meta, v=value: meta["vocabulary"].update(bytes=v))
+    _assert_refused(run_dir)
+
+
+def _largest_file(folder: pathlib.Path) -> pathlib.Path:
+  files = [path for path in folder.rglob("*") if path.is_file()]
+  return max(files, key=lambda path: path.stat().st_size)
+
+
+# Orbax leaves coroutines behind that complain when they are collected.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("item", ["meta", "params"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "removed", "scrambled"])
+def test_damage(damaged, item, damage):
+  run_dir, newest = damaged
+  path = _largest_file(newest / item)
+  content = path.read_bytes()
+  if damage == "removed":
+    path.unlink()
+  else:
+    scrambled = bytes(byte ^ 0x5A for byte in content)
+    cut = content[: len(content) // 2]
+    path.write_bytes({"cut": cut, "empty": b"", "scrambled": scrambled}[damage])
+  _assert_refused(run_dir, str(newest), "copy")
+  gc.collect()
+
+
+def test_an_item_that_is_missing(damaged):
+  run_dir, newest = damaged
+  shutil.rmtree(newest / "params")
+  _assert_refused(run_dir, str(newest), "copy")
+
+
+def test_the_one_before_a_damaged_one_is_used_once_it_is_gone(damaged):
+  run_dir, newest = damaged
+  shutil.rmtree(newest)
+  assert checkpoint_lib.load(run_dir).step < int(newest.name)

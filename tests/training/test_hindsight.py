@@ -1,0 +1,176 @@
+"""Hindsight lines: their labels against the verifier, and what they hide."""
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qstar_jax.config import TextConfig, WarmStartConfig
+from qstar_jax.domains import make_domain, splits
+from qstar_jax.records import Outcome
+from qstar_jax.text.steps import decode_line, split_steps
+from qstar_jax.text.vocabulary import ByteVocabulary
+from qstar_jax.training import hindsight
+
+_VOCABULARY = ByteVocabulary()
+_OPTIONS = {"countdown": {"min_number": 1, "max_number": 4, "max_target": 16}}
+_DIFFICULTIES = {"countdown": [1, 2], "arithmetic": [1, 2, 3], "game24": [3]}
+# Room for every step of these domains, and too little for some.
+_WIDE = TextConfig(max_prompt_tokens=24, max_step_tokens=40, max_steps=4)
+_NARROW = TextConfig(max_prompt_tokens=24, max_step_tokens=19, max_steps=4)
+
+
+@functools.cache
+def _problems(name="countdown", num_held_out=20):
+  domain = make_domain(name, _OPTIONS.get(name))
+  difficulties = _DIFFICULTIES[name]
+  held_out = splits.held_out(
+    domain,
+    min_difficulty=difficulties[0],
+    max_difficulty=difficulties[-1],
+    num_problems=num_held_out,
+    seed=0,
+  )
+  return splits.TrainingProblems.without(domain, held_out)
+
+
+def _batch(problems, seed, *, corrupt_share=0.5, text=_WIDE, batch_size=16):
+  return hindsight.make_batch(
+    problems,
+    _VOCABULARY,
+    np.random.default_rng(seed),
+    config=WarmStartConfig(corrupt_share=corrupt_share),
+    text=text,
+    difficulties=_DIFFICULTIES[problems.domain.name],
+    batch_size=batch_size,
+  )
+
+
+def _rows(batch):
+  """Every row as (problem text, steps, finished, labels, policy weights).
+
+  Labels and weights are per step: None where there is no label.
+  """
+  for row, length in enumerate(batch.length):
+    tokens = batch.tokens[row, :length].tolist()
+    prompt, steps, finished = decode_line(_VOCABULARY, tokens)
+    pieces = split_steps(tokens, _VOCABULARY.ends_step)
+    ends = np.cumsum([len(piece) for piece in pieces])
+    is_labelled = np.zeros(batch.tokens.shape[1], bool)
+    is_labelled[ends[1:] - 1] = True
+    # Weights stand at the ends of steps and nowhere else.
+    assert not batch.prm_weight[row][~is_labelled].any()
+    assert not batch.policy_weight[row, : ends[0]].any()
+    labels, policy = [], []
+    for start, end in itertools.pairwise(ends):
+      at = row, end - 1
+      # One label serves both heads.
+      assert batch.prm_weight[at] == batch.value_weight[at]
+      assert batch.prm_target[at] == batch.value_target[at]
+      has_label = batch.prm_weight[at] > 0
+      labels.append(batch.prm_target[at] if has_label else None)
+      policy.append(set(batch.policy_weight[row, start:end].tolist()))
+    yield prompt.removesuffix("\n"), steps, finished, labels, policy
+
+
+@pytest.mark.parametrize("name", _DIFFICULTIES)
+@given(seed=st.integers(0, 2**32))
+def test_labels_are_what_the_verifier_says(name, seed):
+  problems = _problems(name)
+  domain = problems.domain
+  batch = _batch(problems, seed, batch_size=4)
+  for text, steps, finished, labels, policy in _rows(batch):
+    problem = domain.parse(text)
+    for i, (label, weights) in enumerate(zip(labels, policy, strict=True)):
+      assert weights == {1.0 if label == 1 else 0.0}
+      if label == 1:
+        check = domain.check_step(problem, steps[:i], steps[i])
+        assert check.is_legal
+        assert domain.solvable(problem, steps[: i + 1])
+    if labels[-1] == 1:
+      assert finished
+      assert domain.verify(problem, steps).outcome == Outcome.CORRECT
+    else:
+      assert labels[-1] == 0  # Nothing stands after the bad step.
+      check = domain.check_step(problem, steps[:-1], steps[-1])
+      assert not check.is_legal or (
+        finished and domain.verify(problem, steps).outcome != Outcome.CORRECT
+      )
+
+
+def test_a_step_that_is_too_long_is_cut_and_wrong():
+  """As it is in a search; the line goes on no further."""
+  num_cut = 0
+  for seed in range(20):
+    batch = _batch(
+      _problems(), seed, text=_NARROW, corrupt_share=1.0, batch_size=8
+    )
+    for row, (*_, labels, _) in enumerate(_rows(batch)):
+      last = batch.tokens[row, batch.length[row] - 1]
+      if not _VOCABULARY.ends_step[last]:
+        num_cut += 1
+        assert labels[-1] == 0
+  assert num_cut > 0
+
+
+def test_shares():
+  """Half of the wrong lines break a rule; the others miss the goal."""
+  problems = _problems()
+  kinds = {"right": 0, "mistake": 0, "aimless": 0}
+  for seed in range(30):
+    for *_, labels, _ in _rows(_batch(problems, seed, corrupt_share=0.6)):
+      is_right = labels[-1] == 1
+      is_aimless = not is_right and None in labels[:-1] + [None] * (
+        len(labels) == 1
+      )
+      kind = "aimless" if is_aimless else "mistake"
+      kinds["right" if is_right else kind] += 1
+  total = sum(kinds.values())
+  assert total == 30 * 16
+  # Aimless lines solve the problem now and then.
+  assert 0.36 < kinds["right"] / total < 0.55
+  for *_, labels, _ in _rows(_batch(problems, 0, corrupt_share=0.0)):
+    assert set(labels) == {1.0}
+
+
+def test_no_held_out_problem_appears():
+  problems = _problems(num_held_out=40)
+  seen = set()
+  for seed in range(40):
+    for text, *_ in _rows(_batch(problems, seed)):
+      problem = problems.domain.parse(text)
+      assert not problems.is_held_out(problem)
+      seen.add(problem.key)
+  assert len(seen) > 40
+  # Were nothing held out, such problems would come.
+  everything = splits.TrainingProblems.without(problems.domain, [])
+  texts = [
+    text for seed in range(10) for text, *_ in _rows(_batch(everything, seed))
+  ]
+  assert any(problems.is_held_out(problems.domain.parse(t)) for t in texts)
+
+
+def test_the_corpus_of_a_vocabulary_is_free_of_them_too():
+  problems = _problems(num_held_out=40)
+  lines = hindsight.random_lines(
+    problems, np.random.default_rng(0), [1, 2], 300
+  )
+  prompts = [line for line in lines if line.endswith("\n")]
+  # A fifth as many sampled problems stand among those that were reached.
+  assert len(prompts) == 360
+  assert len(lines) >= 300 + 360
+  assert not any(
+    problems.is_held_out(problems.domain.parse(prompt.strip()))
+    for prompt in prompts
+  )
+
+
+def test_a_batch_is_determined_by_its_rng():
+  problems = _problems()
+  first, again, other = (_batch(problems, seed) for seed in (1, 1, 2))
+  assert np.array_equal(first.tokens, again.tokens)
+  assert np.array_equal(first.prm_target, again.prm_target)
+  assert not np.array_equal(first.tokens, other.tokens)

@@ -1,0 +1,186 @@
+"""Cut at any moment and run again, a run ends as if it had not been cut."""
+
+import json
+import random
+import signal
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+from qstar_jax.distributed.mesh import make_mesh
+from qstar_jax.learner.train_step import init_state, make_optimizer
+from qstar_jax.replay import ReplayReader, files
+from qstar_jax.replay import manifest as manifest_lib
+from qstar_jax import checkpoint as checkpoint_lib
+
+pytest_plugins = ["tests.training.micro_run"]
+
+
+def _final_checkpoint(run_dir):
+  """Every array of the newest checkpoint, and its meta."""
+  loaded = checkpoint_lib.load(run_dir)
+  config = loaded.config
+  optimizer = make_optimizer(config.learner, total_steps=1)
+  state = init_state(loaded.params, optimizer, make_mesh(config.mesh))
+  with checkpoint_lib.Checkpointer(run_dir, config.checkpoint) as checkpointer:
+    state, meta = checkpointer.restore(state)
+  return jax.device_get(jax.tree.leaves(state)), meta
+
+
+def _metrics(run_dir):
+  """The records of metrics.jsonl without what depends on the clock."""
+  lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+  return [
+    {
+      name: value
+      for name, value in json.loads(line).items()
+      if "second" not in name and name not in ("time", "minutes")
+    }
+    for line in lines
+  ]
+
+
+def _assert_same_runs(run_dir, other_dir):
+  """Equal in parameters, optimizer, counters, trees and metrics."""
+  (arrays, meta), (others, other_meta) = map(
+    _final_checkpoint, (run_dir, other_dir)
+  )
+  for array, other in zip(arrays, others, strict=True):
+    assert array.dtype == other.dtype
+    assert array.tobytes() == other.tobytes()
+  assert meta == other_meta
+  # The manifests have the checksum of every shard: the trees are the same.
+  manifests = [
+    list(manifest_lib.read_all(path / "replay").values())
+    for path in (run_dir, other_dir)
+  ]
+  assert manifests[0] == manifests[1]
+  assert _metrics(run_dir) == _metrics(other_dir)
+
+
+def test_the_run_itself(micro_run, micro_config):
+  """What the other runs are compared with is what the config asks for."""
+  config = micro_config
+  arrays, meta = _final_checkpoint(micro_run.directory)
+  assert all(np.isfinite(array).all() for array in arrays)
+  num_trees = config.num_iterations * config.self_play.problems_per_iteration
+  assert meta["progress"]["iteration"] == config.num_iterations
+  assert meta["progress"]["warm_steps"] == config.warm_start.steps
+  assert meta["progress"]["num_trees"] == num_trees
+  reader = ReplayReader(micro_run.directory / "replay")
+  assert [reader[i].sequence for i in range(len(reader))] == list(
+    range(num_trees)
+  )
+  kinds = [record["kind"] for record in _metrics(micro_run.directory)]
+  assert kinds.count("iteration") == config.num_iterations
+  assert kinds.count("evaluation") == 2 * 4
+  assert micro_run.finished.err == ""
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+  return tmp_path / "run"
+
+
+@pytest.fixture
+def train(qstar, micro_yaml, run_dir):
+  """Trains on in `run_dir`, until a signal comes if one is to come."""
+
+  def run(number=None, part="", at=0, delay=0.0):
+    fault = number and {
+      "folder": str(run_dir / part),
+      "at": at,
+      "delay": delay,
+      "signal": number,
+    }
+    # With --json it shows no closing: that takes time.
+    return qstar(
+      "train", micro_yaml, "--run-dir", run_dir, "--json", fault=fault
+    )
+
+  return run
+
+
+@pytest.mark.parametrize(
+  "seed",
+  [
+    0,
+    1,
+    *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 12)),
+  ],
+)
+def test_killed_at_random_moments(train, run_dir, micro_run, seed):
+  """SIGKILL while it saves, plays and learns.
+
+  It comes at some operation on files, or so many seconds after it.
+  """
+  rng = random.Random(seed)
+  for part, max_at, max_delay in [
+    ("checkpoints", 80, 0.0),
+    ("replay", 50, 0.0),
+    ("replay", 50, 0.3),
+  ]:
+    at, delay = rng.randint(1, max_at), rng.uniform(0, max_delay)
+    finished = train(signal.SIGKILL, part, at, delay)
+    assert finished.code == -signal.SIGKILL, finished.err
+  finished = train()
+  assert finished.code == 0, finished.err
+  _assert_same_runs(run_dir, micro_run.directory)
+
+
+def test_asked_to_stop(train, run_dir, micro_run):
+  """SIGTERM while it saves, Ctrl-C after some self-play."""
+  for number, part in (
+    (signal.SIGTERM, "checkpoints"),
+    (signal.SIGINT, "replay"),
+  ):
+    finished = train(number, part, at=40)
+    assert finished.code == 75, finished.err
+    assert finished.err.startswith(number.name)
+    assert finished.err.count("\n") == 1
+  assert train().code == 0
+  _assert_same_runs(run_dir, micro_run.directory)
+
+
+def _contents(run_dir):
+  return {
+    path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()
+  }
+
+
+def test_a_finished_run_says_so_and_changes_nothing(
+  qstar, micro_yaml, micro_run
+):
+  before = _contents(micro_run.directory)
+  finished = qstar("train", micro_yaml, "--run-dir", micro_run.directory)
+  assert finished.code == 0
+  assert finished.err == (
+    f"{micro_run.directory}: this run is done; for another one use another run "
+    "directory\n"
+  )
+  assert "after self-play" in finished.out
+  assert _contents(micro_run.directory) == before
+
+
+def test_another_config_is_refused(qstar, micro_yaml, micro_run):
+  before = _contents(micro_run.directory)
+  finished = qstar(
+    "train", micro_yaml, "--run-dir", micro_run.directory, "--seed", 5
+  )
+  assert finished.code == 2
+  assert finished.err.startswith("qstar train: ")
+  assert "seed is 5, was 0" in finished.err
+  assert finished.err.count("\n") == 1
+  assert _contents(micro_run.directory) == before
+
+
+def test_a_second_process_is_refused(qstar, micro_yaml, micro_run):
+  before = _contents(micro_run.directory)
+  with files.lock(epath.Path(micro_run.directory)):
+    finished = qstar("train", micro_yaml, "--run-dir", micro_run.directory)
+  assert finished.code == 2
+  assert "another process" in finished.err
+  assert finished.err.count("\n") == 1
+  assert _contents(micro_run.directory) == before
