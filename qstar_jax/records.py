@@ -1,4 +1,4 @@
-"""The few records that cross the parts of the system. Host side: numpy and text.
+"""The few records that cross the parts of the system: numpy and text.
 
 Shape alphabet, used here and as suffixes of array names in model/, search/ and
 learner/ (`logits_BTV`):

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from etils import epath
 
+from qstar_jax import checkpoint
 from qstar_jax.config import ExperimentConfig
 from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.domains import make_domain
@@ -13,7 +14,6 @@ from qstar_jax.records import Domain, Problem, TreeRecord
 from qstar_jax.search.searchers import for_evaluation
 from qstar_jax.selfplay import plays
 from qstar_jax.selfplay.player import Batch, Player
-from qstar_jax import checkpoint
 
 
 @dataclasses.dataclass(frozen=True)

@@ -131,7 +131,7 @@ def thin_light_lines(
 
   Most lines of a tree end in a candidate that the improved policy dropped: they
   show value and PRM one more mistake. Those that stay weigh 1 / share, so every
-  loss keeps its expectation, and the gradient steps go to the lines that matter.
+  loss keeps its expectation and gradient steps go to the lines that matter.
 
   Args:
     lines: any number of rows.

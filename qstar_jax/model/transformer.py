@@ -6,14 +6,14 @@ its own mathematics and not what its queries attend to: that is decided by the
 caller, `Transformer.forward` here or the step cache in `step_cache.py`.
 """
 
-from collections.abc import Callable
 import operator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
-from flax import nnx
 import jax
 import jax.numpy as jnp
+from flax import nnx
 
 from qstar_jax.config import ModelConfig
 

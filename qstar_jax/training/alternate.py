@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from qstar_jax import checkpoint as checkpoint_lib
 from qstar_jax import configuration
 from qstar_jax.config import ExperimentConfig
 from qstar_jax.distributed.mesh import make_mesh
@@ -36,7 +37,6 @@ from qstar_jax.selfplay.curriculum import Curriculum
 from qstar_jax.selfplay.player import Player
 from qstar_jax.text.training import train_sentencepiece
 from qstar_jax.text.vocabulary import ByteVocabulary, Vocabulary
-from qstar_jax import checkpoint as checkpoint_lib
 from qstar_jax.training import hindsight
 from qstar_jax.training.preemption import PreemptionFlag
 from qstar_jax.training.reporting import Reporter

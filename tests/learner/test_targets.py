@@ -94,8 +94,7 @@ def test_own_expansion_counts_as_a_visit():
     learner = LearnerConfig(min_visits=min_visits)
     batch = trees_to_lines([small_tree()], learner, SearchConfig(), 6)
     weights[min_visits] = [
-      batch.policy_weight[batch.tokens == token].sum()
-      for token in (13, 21)
+      batch.policy_weight[batch.tokens == token].sum() for token in (13, 21)
     ]
   expected = {1: [0.5, 0.75], 2: [0.5, 0], 3: [0, 0]}
   for min_visits, values in expected.items():

@@ -1,10 +1,10 @@
 """The step cache against a full forward pass, on random trees."""
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from qstar_jax.config import ModelConfig
 from qstar_jax.model import step_cache
@@ -32,7 +32,8 @@ def make(scan_layers=False, num_kv_heads=2, temperature=1.0):
   leaves, structure = jax.tree.flatten(params)
   keys = jax.random.split(jax.random.key(1), len(leaves))
   leaves = [
-    x + 0.3 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys)
+    x + 0.3 * jax.random.normal(k, x.shape)
+    for x, k in zip(leaves, keys, strict=True)
   ]
   params = jax.tree.unflatten(structure, leaves)
   expand = jax.jit(

@@ -14,11 +14,11 @@ from flax import nnx
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from qstar_jax import checkpoint as checkpoint_lib
+from qstar_jax.checkpoint import Checkpointer
 from qstar_jax.config import CheckpointConfig
 from qstar_jax.errors import UserError
 from qstar_jax.learner.train_step import TrainState
-from qstar_jax import checkpoint as checkpoint_lib
-from qstar_jax.checkpoint import Checkpointer
 
 pytest_plugins = ["tests.training.micro_run"]
 

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 import yaml
 
+from qstar_jax import checkpoint as checkpoint_lib
 from qstar_jax import configuration
 from qstar_jax.replay import ReplayReader
-from qstar_jax import checkpoint as checkpoint_lib
 
 pytest_plugins = ["tests.training.micro_run"]
 

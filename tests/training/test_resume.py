@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from etils import epath
 
+from qstar_jax import checkpoint as checkpoint_lib
 from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.learner.train_step import init_state, make_optimizer
 from qstar_jax.replay import ReplayReader, files
 from qstar_jax.replay import manifest as manifest_lib
-from qstar_jax import checkpoint as checkpoint_lib
 
 pytest_plugins = ["tests.training.micro_run"]
 
