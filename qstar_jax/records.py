@@ -164,7 +164,8 @@ class TreeRecord:
     value: float32 [n, A], V after the candidate, in [0, 1].
     prm: float32 [n, A], PRM score of the candidate, in [0, 1].
     ended: bool [n, A], the candidate finishes its line.
-    visits: int32 [n, A], expansions at or below the candidate.
+    visits: int32 [n, A], expansions at or below the candidate while it stood
+      below the root of the move; those of later moves do not count.
     q: float32 [n, A], search value of the candidate in [0, 1]; V (or the
       terminal value) where visits is 0.
     legal: int8 [n, A], the domain's check: 1 legal, 0 illegal, -1 not checked.

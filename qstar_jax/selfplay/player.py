@@ -128,8 +128,8 @@ class Player:
         jax.eval_shape(lambda: self._empty_store(num_trees=1))
       ),
     )
-    tree_spec = P("data")
-    state_spec = SearchState(tree_spec, store_spec, P(), P("data"))
+    by_tree = P("data")
+    state_spec = SearchState(by_tree, store_spec, P(), by_tree)
 
     def sharded(fn, in_specs, out_specs, donate):
       # Scalars are equal on all devices by construction, not by inference.
@@ -137,24 +137,6 @@ class Player:
         fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
       )
       return jax.jit(mapped, donate_argnums=donate)
-
-    def begin(params, store, prompt_BP, length_B, seed_B):
-      model = nnx.merge(self._graphdef, params)
-      store = step_cache.prefill(model, store, prompt_BP, length_B)
-      heads = model.heads(store.prompt_hidden)
-      tree = tree_lib.new_tree(
-        num_nodes=self._num_nodes,
-        num_candidates=config.num_candidates,
-        max_step_tokens=self._text.max_step_tokens,
-        problem_value_B=jax.nn.sigmoid(heads.value_logit),
-        prompt_length_B=length_B,
-      )
-      # A row without a problem has nothing to do.
-      tree = tree.replace(is_done=length_B == 0)
-      state = SearchState(
-        tree, store, jnp.int32(0), jax.vmap(jax.random.key)(seed_B)
-      )
-      return driver.begin_move(state, config)
 
     def expand(params, state):
       return driver.select_and_expand(
@@ -170,9 +152,11 @@ class Player:
       )
       return driver.advance(state, config)
 
-    by_tree = P("data")
     self._begin = sharded(
-      begin, (P(), store_spec, by_tree, by_tree, by_tree), state_spec, 1
+      self._first_state,
+      (P(), store_spec, by_tree, by_tree, by_tree),
+      state_spec,
+      1,
     )
     self._play = sharded(play, (P(), state_spec), state_spec, 1)
     self._expand = sharded(
@@ -186,6 +170,26 @@ class Player:
       store_spec,
       is_leaf=lambda x: isinstance(x, P),
     )
+
+  def _first_state(
+    self, params, store, prompt_BP, length_B, seed_B
+  ) -> SearchState:
+    """Searches at the start of their first move; traced."""
+    model = nnx.merge(self._graphdef, params)
+    store = step_cache.prefill(model, store, prompt_BP, length_B)
+    heads = model.heads(store.prompt_hidden)
+    tree = tree_lib.new_tree(
+      num_nodes=self._num_nodes,
+      num_candidates=self._search.num_candidates,
+      max_step_tokens=self._text.max_step_tokens,
+      problem_value_B=jax.nn.sigmoid(heads.value_logit),
+      prompt_length_B=length_B,
+    )
+    # A row without a problem has nothing to do.
+    tree = tree.replace(is_done=length_B == 0)
+    keys_B = jax.vmap(jax.random.key)(seed_B)
+    state = SearchState(tree, store, jnp.int32(0), keys_B)
+    return driver.begin_move(state, self._search)
 
   def play_batches(
     self, params: Any, batches: Iterable[Batch]

@@ -86,14 +86,14 @@ def to_record(
   """The record of one play; see `TreeRecord` for the arguments."""
   tree, problem = played.tree, played.problems[row]
   nodes = np.flatnonzero(tree.depth[row] != NONE)
-  # Holes go: `position[node]` is a node's row in the record.
-  position = np.full(tree.depth.shape[1], NONE)
+  # Holes go: `position[node]` is a node's row in the record, and its last
+  # entry that of NONE.
+  position = np.full(tree.depth.shape[1] + 1, NONE, np.int32)
   position[nodes] = np.arange(nodes.size)
-  parent = tree.parent[row, nodes]
   sampled = tree.sampled[row, nodes]
   length = np.where(sampled > 0, tree.length[row, nodes], 0)
   in_use = np.arange(tree.tokens.shape[-1]) < length[..., None]
-  edges = committed_edges(tree, row)
+  committed = np.array(committed_edges(tree, row), np.int32)
   verdict = domain.verify(problem, committed_steps(played, row))
 
   def of_candidates(field, dtype):
@@ -110,9 +110,7 @@ def to_record(
     terminal_value=terminal_value,
     temperature=temperature,
     prompt_tokens=np.asarray(prompt_tokens, np.int32),
-    node_parent=np.where(parent == NONE, NONE, position[parent]).astype(
-      np.int32
-    ),
+    node_parent=position[tree.parent[row, nodes]],
     node_candidate=np.asarray(tree.candidate[row, nodes], np.int32),
     node_value=np.asarray(tree.raw_value[row, nodes], np.float32),
     tokens=np.asarray(tree.tokens[row, nodes][in_use], np.int32),
@@ -128,8 +126,8 @@ def to_record(
     legal=of_candidates(tree.legal, np.int8),
     outcome=of_candidates(tree.outcome, np.int8),
     score=of_candidates(tree.score, np.float32),
-    committed_node=np.asarray([position[node] for node, _ in edges], np.int32),
-    committed_candidate=np.asarray([c for _, c in edges], np.int32),
+    committed_node=position[committed[:, 0]],
+    committed_candidate=committed[:, 1],
     final_outcome=int(verdict.outcome),
     final_score=verdict.score,
   )
