@@ -59,7 +59,6 @@ class Fault:
 def run(job):
   """Runs one command in this process; returns its exit code."""
   for descriptor, suffix in ((1, ".out"), (2, ".err")):
-    # Pipes would do without the limit below, but need a reader.
     file = os.open(job["output"] + suffix, os.O_WRONLY | os.O_CREAT)
     os.dup2(file, descriptor)
   if job["max_file_bytes"] is not None:

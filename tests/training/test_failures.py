@@ -7,6 +7,7 @@ import yaml
 
 from qstar_jax import checkpoint as checkpoint_lib
 from qstar_jax import configuration
+from qstar_jax.cli.main import main
 from qstar_jax.replay import ReplayReader
 
 pytest_plugins = ["tests.training.micro_run"]
@@ -90,4 +91,15 @@ def test_a_mesh_that_does_not_fit(qstar, micro_config, tmp_path, mesh, parts):
   path.write_text(yaml.safe_dump(configuration.to_json(config)))
   run_dir = tmp_path / "run"
   _assert_one_line(qstar("train", path, "--run-dir", run_dir), *parts)
+  assert not run_dir.exists()
+
+
+def test_a_batch_that_does_not_fit_the_mesh(capsys, micro_yaml, tmp_path):
+  # In this process, which has eight devices.
+  run_dir = tmp_path / "run"
+  arguments = ["--run-dir", str(run_dir), "--self-play.batch-size", "4"]
+  assert main(["train", str(micro_yaml), *arguments]) == 2
+  message = capsys.readouterr().err
+  assert message.count("\n") == 1
+  _assert_message(message, "self_play.batch_size is 4", "8 devices", "use 8")
   assert not run_dir.exists()
