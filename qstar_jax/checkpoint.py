@@ -1,9 +1,9 @@
 """Checkpoints: what a run needs to go on, saved atomically with Orbax.
 
-A checkpoint has three items: `params`, `opt_state`, and `meta`, a JSON object
-with the resolved config, the vocabulary, counters and the states of replay and
-curriculum. Its number is the learner's gradient step. Random numbers are
-functions of the seed and the counters and need no state.
+A checkpoint has the items `params`, `opt_state`, `average` where one is kept,
+and `meta`, a JSON object with the resolved config, the vocabulary, counters and
+the states of replay and curriculum. Its number is the learner's gradient step.
+Random numbers are functions of the seed and the counters and need no state.
 """
 
 import base64
@@ -110,9 +110,11 @@ class Checkpointer:
       self._manager.save(
         step,
         args=ocp.args.Composite(
-          params=ocp.args.StandardSave(nnx.to_pure_dict(state.params)),
-          opt_state=ocp.args.StandardSave(_as_pure(state.opt_state)),
           meta=ocp.args.JsonSave(meta),
+          **{
+            name: ocp.args.StandardSave(item)
+            for name, item in _items(state).items()
+          },
         ),
       )
 
@@ -136,18 +138,29 @@ class Checkpointer:
     step = self._manager.latest_step()
     directory = self._manager.directory / str(step)
     meta = _read_meta(self._manager, step, directory)
-    params, opt_state = _restore(
-      self._manager,
-      step,
-      directory,
-      params=nnx.to_pure_dict(state.params),
-      opt_state=_as_pure(state.opt_state),
-    )
-    nnx.replace_by_pure_dict(state.params, params)
+    items = _restore(self._manager, step, directory, _items(state))
+    for name in _PARAMS:
+      if name in items:
+        nnx.replace_by_pure_dict(getattr(state, name), items[name])
     structure = jax.tree.structure(state.opt_state)
-    opt_state = jax.tree.unflatten(structure, jax.tree.leaves(opt_state))
-    step_array = jax.device_put(jax.numpy.int32(step), state.step.sharding)
-    return TrainState(step_array, state.params, opt_state), meta
+    leaves = jax.tree.leaves(items["opt_state"])
+    return state._replace(
+      step=jax.device_put(jax.numpy.int32(step), state.step.sharding),
+      opt_state=jax.tree.unflatten(structure, leaves),
+    ), meta
+
+
+# Items that hold the parameters of a network.
+_PARAMS = ("params", "average")
+
+
+def _items(state: TrainState) -> dict[str, Any]:
+  """The arrays of a checkpoint by the names of their items."""
+  items = {"opt_state": _as_pure(state.opt_state)}
+  for name in _PARAMS:
+    if (params := getattr(state, name)) is not None:
+      items[name] = nnx.to_pure_dict(params)
+  return items
 
 
 def _check_space(directory: epath.Path, state: TrainState) -> None:
@@ -217,7 +230,9 @@ def _read_meta(manager, step: int, directory: epath.Path) -> dict[str, Any]:
   return meta
 
 
-def _restore(manager, step: int, directory: epath.Path, **items) -> list[Any]:
+def _restore(
+  manager, step: int, directory: epath.Path, items: dict[str, Any]
+) -> dict[str, Any]:
   """Restores items into the shapes and shardings of the given ones."""
 
   def abstract(x):
@@ -235,7 +250,7 @@ def _restore(manager, step: int, directory: epath.Path, **items) -> list[Any]:
       f"({_reason(error)}); it is damaged or was edited: restore it from a "
       "copy, or remove it so that the one before it is used"
     ) from error
-  return [restored[name] for name in items]
+  return {name: restored[name] for name in items}
 
 
 def vocabulary_to_json(vocabulary: Vocabulary) -> dict[str, str]:
@@ -320,8 +335,9 @@ def load(path: epath.PathLike) -> Loaded:
     graphdef, params = init_model(config.model, vocabulary.size, config.seed)
     mesh = jax.make_mesh((jax.device_count(),), ("data",))
     params = jax.device_put(params, NamedSharding(mesh, P()))
-    (pure,) = _restore(
-      manager, step, directory, params=nnx.to_pure_dict(params)
+    played = "average" if config.learner.ema_decay > 0 else "params"
+    items = _restore(
+      manager, step, directory, {played: nnx.to_pure_dict(params)}
     )
-  nnx.replace_by_pure_dict(params, pure)
+  nnx.replace_by_pure_dict(params, items[played])
   return Loaded(config, vocabulary, graphdef, params, step, meta)

@@ -167,10 +167,13 @@ class LearnerConfig:
   Attributes:
     steps_per_iteration: gradient steps between two self-play phases.
     batch_size: lines per step, over all devices.
+    optimizer: `adamw`, or `muon` for the matrices of the layers.
     learning_rate: peak, after warm-up.
     warmup_steps: linear from 0.
-    weight_decay: decoupled (AdamW), on matrices only.
+    weight_decay: decoupled, on the matrices of the layers.
     max_grad_norm: clip by global norm.
+    ema_decay: of the moving average of the parameters over steps, which plays
+      and is evaluated; 0 keeps none and plays the newest.
     policy_weight: weight of the policy loss.
     value_weight: weight of the value loss.
     prm_weight: weight of the PRM loss.
@@ -184,10 +187,12 @@ class LearnerConfig:
 
   steps_per_iteration: int = 64
   batch_size: int = 256
+  optimizer: Literal["adamw", "muon"] = "adamw"
   learning_rate: float = 1e-3
   warmup_steps: int = 50
   weight_decay: float = 0.01
   max_grad_norm: float = 1.0
+  ema_decay: float = 0.0
   policy_weight: float = 1.0
   value_weight: float = 1.0
   prm_weight: float = 1.0

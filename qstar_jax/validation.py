@@ -89,6 +89,7 @@ BOUNDS: Mapping[str, Bound] = {
   "learner.learning_rate": _POSITIVE,
   "learner.warmup_steps": _COUNT_OR_NONE,
   "learner.weight_decay": _COUNT_OR_NONE,
+  "learner.ema_decay": Bound("in [0, 1)", lambda value: 0 <= value < 1),
   "learner.max_grad_norm": _POSITIVE,
   "learner.policy_weight": _COUNT_OR_NONE,
   "learner.value_weight": _COUNT_OR_NONE,

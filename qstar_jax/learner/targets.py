@@ -32,7 +32,9 @@ def trees_to_lines(
   """The lines of trees that have something to teach.
 
   * Policy: at every node with `learner.min_visits` visits or more, each token
-    of candidate a weighs pi'(a), the improved policy.
+    of candidate a weighs pi'(a), the improved policy, times the probability
+    that pi' comes to the node. The loss is then the cross-entropy of whole
+    lines as pi' plays them, and what it would not play is not practised.
   * Value: after a step, at its last token, and before the first, at the
     prompt's. See `_value_targets`.
   * PRM: at a step's last token. See `_prm_labels`.
@@ -53,8 +55,11 @@ def trees_to_lines(
   forest = forest_lib.plant(trees)
   policy_NA = _policy_targets(forest, learner, search)
   edge_value, root_value = _value_targets(forest, policy_NA, learner, search)
+  # What pi' plays on the way to a node; 1 past the root.
+  way_DN = forest_lib.at(policy_NA.ravel(), forest.ancestors, 1.0)
+  line_policy_NA = policy_NA * way_DN.prod(axis=0)[:, None]
   segments = _place(
-    forest, policy_NA.ravel(), edge_value, root_value, _prm_labels(forest)
+    forest, line_policy_NA.ravel(), edge_value, root_value, _prm_labels(forest)
   )
   weight = segments.policy_weight + segments.value_weight + segments.prm_weight
   is_kept = np.bincount(segments.row, weights=weight) > 0

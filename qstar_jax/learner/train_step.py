@@ -7,6 +7,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -17,6 +18,8 @@ from qstar_jax.records import TrainBatch
 
 # The learning rate decays to this share of its peak, along a half cosine.
 _FINAL_LEARNING_RATE = 0.1
+# Root mean square of Muon's steps, as that of AdamW's.
+_MUON_RMS = 0.2
 
 # The records know nothing of JAX; the learner makes its own one a pytree.
 jax.tree_util.register_dataclass(TrainBatch)
@@ -27,26 +30,35 @@ class TrainState(NamedTuple):
 
   Attributes:
     step: int32 scalar, gradient steps taken; also the params' version.
-    params: of the network, float32.
+    params: of the network, float32, that the gradient is taken at.
     opt_state: of the optimizer.
+    average: exponential moving average of params; None if none is kept.
   """
 
   step: chex.Array
   params: nnx.State
   opt_state: optax.OptState
+  average: nnx.State | None = None
+
+  @property
+  def played(self) -> nnx.State:
+    """The params that play and are evaluated: the average where one is kept."""
+    return self.params if self.average is None else self.average
 
 
 def make_optimizer(
   config: LearnerConfig, total_steps: int
 ) -> optax.GradientTransformation:
-  """AdamW with clipping, linear warm-up and cosine decay.
+  """Clipping, then AdamW or Muon, with linear warm-up and cosine decay.
+
+  Muon (Jordan et al. 2024) makes the step of a matrix orthogonal. It takes the
+  matrices of the layers, scaled so that its steps are as long as AdamW's (Liu
+  et al. 2025, arXiv:2502.16982), and Adam the rest: one learning rate fits
+  both. Weight decay is on the layers' matrices alone.
 
   Args:
     config: of the learner.
     total_steps: of the whole run; the schedule ends there.
-
-  Returns:
-    The optimizer. Weight decay is on matrices only: norms and biases have none.
   """
   schedule = optax.warmup_cosine_decay_schedule(
     init_value=0.0,
@@ -55,27 +67,47 @@ def make_optimizer(
     decay_steps=max(total_steps, config.warmup_steps + 1),
     end_value=_FINAL_LEARNING_RATE * config.learning_rate,
   )
-  return optax.chain(
-    optax.clip_by_global_norm(config.max_grad_norm),
-    optax.adamw(
+  if config.optimizer == "muon":
+    optimizer = optax.contrib.muon(
       schedule,
       weight_decay=config.weight_decay,
-      mask=lambda params: jax.tree.map_with_path(_is_matrix, params),
-    ),
+      consistent_rms=_MUON_RMS,
+      muon_weight_dimension_numbers=_muon_dimensions,
+    )
+  else:
+    optimizer = optax.adamw(
+      schedule,
+      weight_decay=config.weight_decay,
+      mask=lambda params: jax.tree.map_with_path(_is_layer_matrix, params),
+    )
+  return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optimizer)
+
+
+def _is_layer_matrix(path, value) -> bool:
+  """Whether a parameter holds a matrix for each layer: [L, fan in, fan out]."""
+  is_stacked = any(getattr(key, "key", None) == "layers" for key in path)
+  return is_stacked and value.ndim == 3
+
+
+def _muon_dimensions(params: nnx.State) -> nnx.State:
+  """Which axes of a parameter are a matrix's; None for Adam's parameters."""
+  matrix = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
+  return jax.tree.map_with_path(
+    lambda path, value: matrix if _is_layer_matrix(path, value) else None,
+    params,
   )
 
 
-def _is_matrix(path, value) -> bool:
-  """Whether a parameter is a matrix, the stacked layer axis not counted."""
-  is_stacked = any(getattr(key, "key", None) == "layers" for key in path)
-  return value.ndim - is_stacked >= 2
-
-
 def init_state(
-  params: nnx.State, optimizer: optax.GradientTransformation, mesh: Mesh
+  params: nnx.State,
+  optimizer: optax.GradientTransformation,
+  config: LearnerConfig,
+  mesh: Mesh,
 ) -> TrainState:
   """The state before the first step, replicated over the mesh."""
-  state = TrainState(jnp.int32(0), params, optimizer.init(params))
+  # A copy: the step consumes both.
+  average = jax.tree.map(jnp.copy, params) if config.ema_decay > 0 else None
+  state = TrainState(jnp.int32(0), params, optimizer.init(params), average)
   return jax.device_put(state, NamedSharding(mesh, P()))
 
 
@@ -129,7 +161,10 @@ def make_train_step(
     metrics["grad_norm"] = optax.tree.norm(grads)
     # Tells of a step that broke the parameters before they are saved.
     metrics["param_norm"] = optax.tree.norm(params)
-    return TrainState(state.step + 1, params, opt_state), metrics
+    average = state.average
+    if average is not None:
+      average = optax.incremental_update(params, average, 1 - config.ema_decay)
+    return TrainState(state.step + 1, params, opt_state, average), metrics
 
   return jax.jit(
     train_step,

@@ -144,7 +144,9 @@ class Trainer:
     self.train_step = train_step_lib.make_train_step(
       self.graphdef, optimizer, config.learner, self.mesh
     )
-    self.state = train_step_lib.init_state(params, optimizer, self.mesh)
+    self.state = train_step_lib.init_state(
+      params, optimizer, config.learner, self.mesh
+    )
     self.progress = Progress()
     self.window = ReplayWindow(
       config.replay.window_trees, config.replay.max_reuse, seed=config.seed
@@ -246,7 +248,7 @@ class Trainer:
     results = []
     played = actor.play_iteration(
       self.actor,
-      self.state.params,
+      self.state.played,
       self.problems,
       self.curriculum,
       self.vocabulary,
@@ -331,7 +333,7 @@ class Trainer:
 
       result = evaluate(
         player,
-        self.state.params,
+        self.state.played,
         self.domain,
         problems,
         batch_size=settings.batch_size,

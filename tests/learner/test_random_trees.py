@@ -15,10 +15,10 @@ MAX_LINE_TOKENS = 40
 FIRST_EDGE_TOKEN = 1000
 
 
-def random_tree(rng, sequence=0, max_nodes=7):
-  """A tree with every kind of candidate; what empty slots hold is rubbish."""
-  shape = (int(rng.integers(1, max_nodes + 1)), NUM_CANDIDATES)
-  num_nodes = shape[0]
+def random_shape(rng, max_nodes):
+  """Parent [n], candidate [n], count [n, A] and ended [n, A] of a tree."""
+  num_nodes = int(rng.integers(1, max_nodes + 1))
+  shape = (num_nodes, NUM_CANDIDATES)
   count = rng.integers(0, 3, shape)
   count[:, 0] = rng.integers(1, 4, num_nodes)
   count[1:][rng.random(num_nodes - 1) < 0.1] = 0
@@ -33,8 +33,13 @@ def random_tree(rng, sequence=0, max_nodes=7):
     free += [
       (node, a) for a in np.flatnonzero((count[node] > 0) & ~ended[node])
     ]
-  shape = (len(parent), NUM_CANDIDATES)
-  count, ended = count[: len(parent)], ended[: len(parent)]
+  return parent, candidate, count[: len(parent)], ended[: len(parent)]
+
+
+def random_tree(rng, sequence=0, max_nodes=7):
+  """A tree with every kind of candidate; what empty slots hold is rubbish."""
+  parent, candidate, count, ended = random_shape(rng, max_nodes)
+  shape = count.shape
   length = np.where(count > 0, rng.integers(1, 4, shape), 0)
   tokens = rng.integers(3, 90, length.sum()).astype(np.int32)
   ends = np.cumsum(length)[count.ravel() > 0] - 1
@@ -241,7 +246,9 @@ def check_tree(tree, batch, rows, learner, search):
   for edge in edges_of(tree):
     tokens = tokens_of(tree, edge)
     found = places.get(tokens[-1], [])
-    check("policy", found, len(tokens), None, policy.get(edge, 0.0))
+    # pi' on the way here, the step itself included.
+    weight = np.prod([policy.get(e, 0.0) for e in line_of(tree, edge)])
+    check("policy", found, len(tokens), None, weight)
     value = expected_value(tree, edge, learner, search)
     check("value", found, 1, *value)
     check("prm", found, 1, *expected_prm(tree, edge))

@@ -57,11 +57,12 @@ def test_small_tree_by_hand():
       [90, 91, 11, 12, 31, 32, 0],
     ],
     "length": [3, 6, 6],
-    # Q is constant at both nodes, so pi' are the counts.
+    # Q is constant at both nodes, so pi' are the counts: 1/2 and 1/2 at the
+    # root, 3/4 and 1/4 below its second candidate.
     "policy_weight": [
       [0, 0, 0.5, 0, 0, 0, 0],
-      [0, 0, 0.5, 0.5, 0.75, 0.75, 0],
-      [0, 0, 0, 0, 0.25, 0.25, 0],
+      [0, 0, 0.5, 0.5, 0.375, 0.375, 0],
+      [0, 0, 0, 0, 0.125, 0.125, 0],
     ],
     "value_weight": [
       [0, 1, 0, 0, 0, 0, 0],
@@ -96,7 +97,7 @@ def test_own_expansion_counts_as_a_visit():
     weights[min_visits] = [
       batch.policy_weight[batch.tokens == token].sum() for token in (13, 21)
     ]
-  expected = {1: [0.5, 0.75], 2: [0.5, 0], 3: [0, 0]}
+  expected = {1: [0.5, 0.375], 2: [0.5, 0], 3: [0, 0]}
   for min_visits, values in expected.items():
     np.testing.assert_allclose(weights[min_visits], values, rtol=1e-6)
 

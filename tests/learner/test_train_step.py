@@ -2,6 +2,7 @@
 
 import itertools
 
+import chex
 import jax
 import numpy as np
 import optax
@@ -80,7 +81,7 @@ def _step(network, optimizer, config, mesh, batch, num_steps=1):
   # The step consumes its state: work on a copy.
   params = jax.tree.map(np.array, params)
   train_step = train_step_lib.make_train_step(graphdef, optimizer, config, mesh)
-  state = train_step_lib.init_state(params, optimizer, mesh)
+  state = train_step_lib.init_state(params, optimizer, config, mesh)
   history = []
   for _ in range(num_steps):
     state, metrics = train_step(state, train_step_lib.put_batch(batch, mesh))
@@ -142,21 +143,59 @@ def test_a_batch_of_padding_changes_nothing(network):
     np.testing.assert_array_equal(before, after)
 
 
-def test_norms_and_biases_do_not_decay(network):
-  config = LearnerConfig(learning_rate=0.1, warmup_steps=0, weight_decay=0.5)
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_only_the_layers_matrices_decay(network, name):
+  config = LearnerConfig(
+    optimizer=name, learning_rate=0.1, warmup_steps=0, weight_decay=0.5
+  )
   optimizer = train_step_lib.make_optimizer(config, total_steps=10)
   empty = jax.tree.map(np.zeros_like, _batch())
   state, _ = _step(network, optimizer, config, _mesh(1), empty)
-  decayed = {True: set(), False: set()}
   before = nnx.to_flat_state(network[1])
   after = nnx.to_flat_state(state.params)
   for (path, old), (_, new) in zip(before, after, strict=True):
-    old, new = np.asarray(old[...]), np.asarray(new[...])
-    is_decayed = not np.array_equal(old, new)
-    if is_decayed:
-      np.testing.assert_allclose(new, old * (1 - 0.1 * 0.5), rtol=1e-5)
-    decayed[is_decayed].add(path[-1])
-  assert decayed == {True: {"embedding", "kernel"}, False: {"scale", "bias"}}
+    is_decayed = path[0] == "layers" and path[-1] == "kernel"
+    expected = np.asarray(old[...]) * (1 - 0.1 * 0.5 * is_decayed)
+    np.testing.assert_allclose(np.asarray(new[...]), expected, rtol=1e-5)
+
+
+def test_the_average_is_exponential(network):
+  config = LearnerConfig(ema_decay=0.75, warmup_steps=0)
+  optimizer = optax.sgd(1.0)
+  expected = jax.device_get(network[1])
+  for num_steps in (1, 2, 3):
+    state, _ = _step(network, optimizer, config, _mesh(1), _batch(), num_steps)
+    expected = jax.tree.map(
+      lambda average, new: 0.75 * average + 0.25 * new, expected, state.params
+    )
+  assert state.played is state.average
+  chex.assert_trees_all_close(state.average, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_without_average_the_newest_parameters_play(network):
+  optimizer = optax.sgd(1.0)
+  state, _ = _step(network, optimizer, LearnerConfig(), _mesh(1), _batch())
+  assert state.average is None
+  assert state.played is state.params
+
+
+def test_muon_orthogonalises_each_layers_matrix(network):
+  """Most of a step's singular values are about equal, and none is larger.
+
+  A handful of Newton-Schulz steps leaves the smallest ones behind.
+  """
+  config = LearnerConfig(optimizer="muon", warmup_steps=0, weight_decay=0.0)
+  optimizer = train_step_lib.make_optimizer(config, total_steps=10)
+  state, _ = _step(network, optimizer, config, _mesh(1), _batch())
+  before = nnx.to_flat_state(network[1])
+  after = nnx.to_flat_state(state.params)
+  for (path, old), (_, new) in zip(before, after, strict=True):
+    if path[0] == "layers" and path[-1] == "kernel":
+      step_LXY = np.asarray(new[...] - old[...]) / config.learning_rate
+      values = np.linalg.svd(step_LXY, compute_uv=False)
+      expected = 0.2 * np.sqrt(max(step_LXY.shape[1:]))
+      assert (np.median(values, axis=1) > 0.6 * expected).all(), path
+      assert (values < 1.3 * expected).all(), path
 
 
 def test_the_loss_of_a_fixed_batch_falls(network):
@@ -173,14 +212,14 @@ def test_the_loss_of_a_fixed_batch_falls(network):
 def test_the_schedule_warms_up_and_decays():
   config = LearnerConfig(learning_rate=1.0, warmup_steps=4, weight_decay=1.0)
   optimizer = train_step_lib.make_optimizer(config, total_steps=20)
-  params = {"kernel": np.ones((2, 2), np.float32)}
+  params = {"layers": {"kernel": np.ones((1, 2, 2), np.float32)}}
   state = optimizer.init(params)
   gradients = jax.tree.map(np.zeros_like, params)
   rates = []
   for _ in range(22):
     # Without gradients a step is -rate * decay * parameter.
     updates, state = optimizer.update(gradients, state, params)
-    rates.append(-float(updates["kernel"][0, 0]))
+    rates.append(-float(updates["layers"]["kernel"][0, 0, 0]))
   np.testing.assert_allclose(rates[:5], [0, 0.25, 0.5, 0.75, 1], atol=1e-6)
   assert all(a > b for a, b in itertools.pairwise(rates[4:21]))
   np.testing.assert_allclose(rates[20:], 0.1, atol=1e-6)

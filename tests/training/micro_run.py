@@ -45,7 +45,11 @@ CONFIG = config_lib.ExperimentConfig(
   self_play=config_lib.SelfPlayConfig(problems_per_iteration=16, batch_size=8),
   replay=config_lib.ReplayConfig(window_trees=32, max_reuse=4, shard_trees=6),
   learner=config_lib.LearnerConfig(
-    steps_per_iteration=6, batch_size=8, warmup_steps=2
+    steps_per_iteration=6,
+    batch_size=8,
+    optimizer="muon",
+    warmup_steps=2,
+    ema_decay=0.9,
   ),
   warm_start=config_lib.WarmStartConfig(steps=10),
   evaluation=config_lib.EvaluationConfig(

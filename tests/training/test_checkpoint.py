@@ -23,7 +23,7 @@ from qstar_jax.learner.train_step import TrainState
 pytest_plugins = ["tests.training.micro_run"]
 
 
-def _state(seed, *, num_devices=8, size=1000, step=0):
+def _state(seed, *, num_devices=8, size=1000, step=0, with_average=False):
   """A state of noise, replicated over some devices."""
   rng = np.random.default_rng(seed)
   mesh = jax.make_mesh(
@@ -32,11 +32,14 @@ def _state(seed, *, num_devices=8, size=1000, step=0):
     axis_types=(AxisType.Auto,),
     devices=jax.devices()[:num_devices],
   )
-  params = nnx.State(
-    {"a": {"kernel": nnx.Param(jnp.asarray(rng.normal(size=(size, 3)), "f4"))}}
-  )
+
+  def params():
+    kernel = jnp.asarray(rng.normal(size=(size, 3)), "f4")
+    return nnx.State({"a": {"kernel": nnx.Param(kernel)}})
+
   opt_state = (jnp.int32(step), {"m": jnp.asarray(rng.normal(size=5), "f4")})
-  state = TrainState(jnp.int32(step), params, opt_state)
+  average = params() if with_average else None
+  state = TrainState(jnp.int32(step), params(), opt_state, average)
   return jax.device_put(state, NamedSharding(mesh, P()))
 
 
@@ -44,16 +47,19 @@ def _bytes(state):
   return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
 
 
+@pytest.mark.parametrize("with_average", [False, True])
 @pytest.mark.parametrize("num_devices", [1, 2, 8])
-def test_round_trip_to_any_number_of_devices(tmp_path, num_devices):
-  saved = _state(0, step=7)
+def test_round_trip_to_any_number_of_devices(
+  tmp_path, num_devices, with_average
+):
+  saved = _state(0, step=7, with_average=with_average)
   meta = {"progress": {"iteration": 3}, "text": "√", "list": [1, 2.5, None]}
   with Checkpointer(tmp_path, CheckpointConfig()) as checkpointer:
     assert checkpointer.latest_step() is None
     checkpointer.save(saved, meta)
   with Checkpointer(tmp_path, CheckpointConfig()) as checkpointer:
     assert checkpointer.latest_step() == 7
-    fresh = _state(1, num_devices=num_devices)
+    fresh = _state(1, num_devices=num_devices, with_average=with_average)
     restored, restored_meta = checkpointer.restore(fresh)
   assert _bytes(restored) == _bytes(saved)
   assert jax.tree.structure(restored) == jax.tree.structure(saved)
@@ -198,7 +204,7 @@ def _largest_file(folder: pathlib.Path) -> pathlib.Path:
 
 # Orbax leaves coroutines behind that complain when they are collected.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("item", ["meta", "params"])
+@pytest.mark.parametrize("item", ["meta", "average"])
 @pytest.mark.parametrize("damage", ["cut", "empty", "removed", "scrambled"])
 def test_damage(damaged, item, damage):
   run_dir, newest = damaged
@@ -216,7 +222,7 @@ def test_damage(damaged, item, damage):
 
 def test_an_item_that_is_missing(damaged):
   run_dir, newest = damaged
-  shutil.rmtree(newest / "params")
+  shutil.rmtree(newest / "average")
   _assert_refused(run_dir, str(newest), "copy")
 
 

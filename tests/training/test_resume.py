@@ -23,7 +23,8 @@ def _final_checkpoint(run_dir):
   loaded = checkpoint_lib.load(run_dir)
   config = loaded.config
   optimizer = make_optimizer(config.learner, total_steps=1)
-  state = init_state(loaded.params, optimizer, make_mesh(config.mesh))
+  mesh = make_mesh(config.mesh)
+  state = init_state(loaded.params, optimizer, config.learner, mesh)
   with checkpoint_lib.Checkpointer(run_dir, config.checkpoint) as checkpointer:
     state, meta = checkpointer.restore(state)
   return jax.device_get(jax.tree.leaves(state)), meta
