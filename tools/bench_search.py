@@ -1,7 +1,8 @@
 """How fast and how large is the search, beside other ways to write it?
 
 usage: python tools/bench_search.py [--shapes a,b] [--nodes 16,64,256]
-         [--trees 32] [--engines ...] [--repeats 3] [--profile] [--json]
+         [--trees 32] [--devices 1,2] [--engines ...] [--repeats 3]
+         [--profile] [--json]
 
 Engines: `step_tree` is the product; `mctx` is Gumbel MuZero by mctx with keys
 and values of the line and of the candidates in its embedding; `mctx_lean`
@@ -9,6 +10,9 @@ holds those of the line alone and runs a chosen step again; `reprefill` is our
 search without a cache between expansions; `decode` is the sampling of one
 expansion's steps, and `products` nothing but the matrix products it needs,
 each in a loop of its own.
+
+Engines split their trees over `--devices` devices; on a CPU these are made, and
+share its cores.
 
 Every engine runs in a process of its own, in turn with the others, `--repeats`
 times; figures are medians, ratios medians of the repeats' ratios. Searches
@@ -46,9 +50,13 @@ class Place(NamedTuple):
   shape: str
   trees: int
   nodes: int
+  devices: int = 1
 
   def __str__(self) -> str:
-    return f"shape {self.shape}, {self.trees} trees, {self.nodes} nodes"
+    return (
+      f"shape {self.shape}, {self.trees} trees, {self.nodes} nodes, "
+      f"{self.devices} devices"
+    )
 
   def case(self):
     from tools.search_engines import Case
@@ -61,7 +69,15 @@ class Place(NamedTuple):
       num_trees=self.trees,
       num_nodes=self.nodes,
       num_candidates=NUM_CANDIDATES,
+      num_devices=self.devices,
     )
+
+
+def _make_devices(at: Place) -> None:
+  """Before anything runs in this process."""
+  import jax
+
+  jax.config.update("jax_num_cpu_devices", at.devices)
 
 
 def _build(name: str, case):
@@ -85,6 +101,7 @@ def _search_worker(connection: Connection, name: str, at: Place) -> None:
   """
   from tools.search_parts import seconds
 
+  _make_devices(at)
   engine = _build(name, at.case())
   connection.send(
     {
@@ -113,6 +130,7 @@ def _search_worker(connection: Connection, name: str, at: Place) -> None:
 def _part_worker(connection: Connection, name: str, at: Place) -> None:
   from tools import search_parts
 
+  _make_devices(at)
   measure = {"decode": search_parts.decode, "products": search_parts.products}
   run = measure[name](at.case())
   connection.send({"program_mb": 0.0})
@@ -223,6 +241,7 @@ _COLUMNS = {
   "shape": "{}",
   "trees": "{}",
   "nodes": "{}",
+  "devices": "{}",
   "engine": "{}",
   "compile_s": "{:.1f}",
   "first_s": "{:.2f}",
@@ -251,7 +270,7 @@ def table(rows: list[dict[str, Any]]) -> str:
   lines = [f"| {line} |" for line in lines]
   for row in rows:
     if row["engine"] == "products" and "ratio" in row:
-      at = Place(row["shape"], row["trees"], row["nodes"])
+      at = Place(*(row[name] for name in Place._fields))
       lines.append(
         f"\nDecoding at {at}: the products alone take "
         f"{1e3 * row['full_s']:.1f} ms, {row['ratio']:.0%} of its time."
@@ -286,6 +305,7 @@ def main() -> None:
   parser.add_argument("--shapes", type=_names(SHAPES), default=list(SHAPES))
   parser.add_argument("--nodes", type=_numbers, default=[16, 64, 256])
   parser.add_argument("--trees", type=_numbers, default=[32])
+  parser.add_argument("--devices", type=_numbers, default=[1, 2])
   parser.add_argument("--engines", type=_names(ENGINES), default=list(ENGINES))
   parser.add_argument("--repeats", type=int, default=3)
   parser.add_argument("--max-gb", type=float, default=16.0)
@@ -293,8 +313,9 @@ def main() -> None:
   parser.add_argument("--json", action="store_true")
   args = parser.parse_args()
   places = [
-    Place(shape, num_trees, num_nodes)
+    Place(shape, num_trees, num_nodes, num_devices)
     for shape in args.shapes
+    for num_devices in args.devices
     for num_trees in args.trees
     for num_nodes in args.nodes
   ]

@@ -4,6 +4,7 @@ mctx stores one embedding a node and copies it from parent to child, so each
 holds the keys and values of its whole line.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import chex
@@ -137,6 +138,7 @@ def _root(
   layers: LayerStack,
   case: Case,
   tokens_BP: chex.Array,
+  rng_key_B: chex.PRNGKey,
   keeps_candidates: bool,
 ) -> tuple[Node, mctx.RootFnOutput, chex.Array]:
   padding = case.prefix_tokens - case.prompt_tokens
@@ -144,9 +146,7 @@ def _root(
   length_B = jnp.full((case.num_trees,), case.prompt_tokens)
   store = search_engines.prefill(model, case, tokens_BS, length_B)
   # The keys that our search uses for its first expansion.
-  keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(
-    search_engines.tree_keys(case), 0
-  )
+  keys_B = jax.vmap(jax.random.fold_in, in_axes=(0, None))(rng_key_B, 0)
   node, prior_logits_BA, log_prob_BA = _expand(
     model,
     layers,
@@ -169,14 +169,15 @@ def _search(
   case: Case,
   keeps_candidates: bool,
   params: Any,
-  tokens_BP: chex.Array,
   num_rounds: chex.Array,
+  tokens_BP: chex.Array,
+  rng_key_B: chex.PRNGKey,
 ) -> Result:
   """Gumbel MuZero of N expansions, or of the first 1 + num_rounds of them."""
   model = nnx.merge(graphdef, params)
   layers = model.layer_stack()
   node, root, log_prob_BA = _root(
-    model, layers, case, tokens_BP, keeps_candidates
+    model, layers, case, tokens_BP, rng_key_B, keeps_candidates
   )
 
   def recurrent_fn(params, rng_key, action_B, node):
@@ -237,18 +238,27 @@ def mctx_engine(case: Case, *, keeps_candidates: bool) -> Engine:
     The engine.
   """
   graphdef, params = search_engines.random_network(case)
-  tokens_BP = search_engines.prompts(case)
+  own = case.of_device
 
-  def search(params, tokens_BP, num_rounds):
-    return _search(
-      graphdef, case, keeps_candidates, params, tokens_BP, num_rounds
+  def program(num_rounds):
+    def search(shared, tokens_BP, rng_key_B):
+      return _search(
+        graphdef, own, keeps_candidates, *shared, tokens_BP, rng_key_B
+      )
+
+    return search_engines.compiled(
+      case,
+      search,
+      (params, jnp.int32(num_rounds)),
+      search_engines.prompts(case),
+      search_engines.tree_keys(case),
     )
 
-  program = search_engines.compiled(search, params, tokens_BP, jnp.int32(0))
+  full = program(case.num_nodes - 1)
+  root_alone = functools.cache(lambda: program(0))
   return Engine(
-    compile_seconds=program.seconds,
-    program_bytes=program.num_bytes,
-    first=lambda: program.call(params, tokens_BP, jnp.int32(0)),
-    full=lambda: program.call(params, tokens_BP, jnp.int32(case.num_nodes - 1)),
-    read=lambda result: result,
+    compile_seconds=full.seconds,
+    program_bytes=full.num_bytes,
+    first=lambda: root_alone().run(),
+    full=full.run,
   )

@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from qstar_jax.config import ModelConfig, SearchConfig
 from qstar_jax.model import decoding, sampling, step_cache
@@ -42,6 +44,7 @@ class Case:
     num_candidates: A.
     vocabulary_size: V.
     model: the network's shape; its weights are random.
+    num_devices: divides B; the trees are split over so many.
   """
 
   prompt_tokens: int
@@ -52,6 +55,13 @@ class Case:
   num_candidates: int = 8
   vocabulary_size: int = 655
   model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+  num_devices: int = 1
+
+  @property
+  def of_device(self) -> "Case":
+    """The share of one device."""
+    num_trees = self.num_trees // self.num_devices
+    return dataclasses.replace(self, num_trees=num_trees, num_devices=1)
 
   @property
   def prefix_tokens(self) -> int:
@@ -87,42 +97,61 @@ class Engine:
 
   Attributes:
     compile_seconds: of all its programs.
-    program_bytes: arguments, outputs and temporaries of the largest program,
-      what is donated counted once.
+    program_bytes: of the program's arguments, outputs and temporaries, on all
+      devices.
     first: allocates and runs a search up to the root's own expansion; compiles
       what it needs when first called.
     full: allocates and runs a search of N expansions.
-    read: the result of what `full` returns.
   """
 
   compile_seconds: float
   program_bytes: int
-  first: Callable[[], Any]
-  full: Callable[[], Any]
-  read: Callable[[Any], Result]
+  first: Callable[[], Result]
+  full: Callable[[], Result]
 
 
 class Program(NamedTuple):
-  """A compiled function and what it takes."""
+  """A compiled function with its arguments in place, and what it takes."""
 
-  call: Any
+  run: Callable[[], Any]
   seconds: float
   num_bytes: int
 
 
-def compiled(fn, *args, donate=()) -> Program:
-  """Compiles fn for arguments like `args`, arrays or their shapes."""
+def compiled(case: Case, fn, shared: Any, *by_tree: Any) -> Program:
+  """Compiles a function and splits its trees over the devices.
+
+  Args:
+    case: says how many devices.
+    fn: (shared, *by_tree) -> arrays that begin with the trees; it sees those of
+      one device.
+    shared: arrays that all devices have.
+    *by_tree: arrays that begin with the trees.
+  """
+  mesh = jax.make_mesh(
+    (case.num_devices,),
+    ("data",),
+    axis_types=(AxisType.Auto,),
+    devices=jax.devices()[: case.num_devices],
+  )
+  specs = (P(), *(P("data") for _ in by_tree))
+  args = [
+    jax.device_put(value, NamedSharding(mesh, spec))
+    for value, spec in zip((shared, *by_tree), specs, strict=True)
+  ]
+  split = jax.shard_map(
+    fn, mesh=mesh, in_specs=specs, out_specs=P("data"), check_vma=False
+  )
   start = time.perf_counter()
-  call = jax.jit(fn, donate_argnums=donate).lower(*args).compile()
+  call = jax.jit(split).lower(*args).compile()
   seconds = time.perf_counter() - start
   memory = call.memory_analysis()
   num_bytes = (
     memory.argument_size_in_bytes
     + memory.output_size_in_bytes
     + memory.temp_size_in_bytes
-    - memory.alias_size_in_bytes
   )
-  return Program(call, seconds, num_bytes)
+  return Program(lambda: call(*args), seconds, num_bytes * case.num_devices)
 
 
 def never_ends(case: Case) -> chex.Array:
@@ -211,7 +240,11 @@ def step_tree_expand(graphdef: nnx.GraphDef, case: Case):
 
 
 def start_search(
-  model: Transformer, case: Case, store: Any, hidden_BM: chex.Array
+  model: Transformer,
+  case: Case,
+  store: Any,
+  hidden_BM: chex.Array,
+  rng_key_B: chex.PRNGKey,
 ) -> SearchState:
   """A search at its first move."""
   tree = tree_lib.new_tree(
@@ -221,53 +254,47 @@ def start_search(
     problem_value_B=jax.nn.sigmoid(model.heads(hidden_BM).value_logit),
     prompt_length_B=jnp.full((case.num_trees,), case.prompt_tokens),
   )
-  state = SearchState(tree, store, jnp.int32(0), tree_keys(case))
+  state = SearchState(tree, store, jnp.int32(0), rng_key_B)
   return driver.begin_move(state, case.search)
 
 
 def _driven(case: Case, params: Any, start_fn, expand_fn) -> Engine:
   """Our search, whatever expands its leaves."""
-  tokens_BP = prompts(case)
-  state = jax.eval_shape(start_fn, params, tokens_BP)
-  arguments = expand_fn, case.search, case.max_steps
 
-  def on(search_fn):
-    return lambda params, state: search_fn(params, state, *arguments)
+  def program(search_fn):
+    def search(params, tokens_BP, rng_key_B):
+      state = start_fn(params, tokens_BP, rng_key_B)
+      arguments = expand_fn, case.search, case.max_steps
+      tree = search_fn(params, state, *arguments).tree
+      return Result(
+        tree.tokens[:, 0],
+        tree.log_prob[:, 0],
+        tree.visits[:, 0],
+        jnp.sum(tree.depth >= 0, axis=1),
+      )
 
-  start = compiled(start_fn, params, tokens_BP)
-  search = compiled(on(driver.search_move), params, state, donate=1)
+    return compiled(case, search, params, prompts(case), tree_keys(case))
 
-  @functools.cache
-  def one_round():
-    return compiled(on(driver.search_round), params, state, donate=1)
-
-  def read(state):
-    tree = state.tree
-    return Result(
-      tree.tokens[:, 0],
-      tree.log_prob[:, 0],
-      tree.visits[:, 0],
-      jnp.sum(tree.depth >= 0, axis=1),
-    )
-
+  full = program(driver.search_move)
+  one_round = functools.cache(lambda: program(driver.search_round))
   return Engine(
-    compile_seconds=start.seconds + search.seconds,
-    program_bytes=max(start.num_bytes, search.num_bytes),
-    first=lambda: one_round().call(params, start.call(params, tokens_BP)),
-    full=lambda: search.call(params, start.call(params, tokens_BP)),
-    read=read,
+    compile_seconds=full.seconds,
+    program_bytes=full.num_bytes,
+    first=lambda: one_round().run(),
+    full=full.run,
   )
 
 
 def step_tree(case: Case) -> Engine:
   """The product's search over its step cache."""
   graphdef, params = random_network(case)
+  own = case.of_device
 
-  def start(params, tokens_BP):
+  def start(params, tokens_BP, rng_key_B):
     model = nnx.merge(graphdef, params)
-    length_B = jnp.full(case.num_trees, case.prompt_tokens)
-    store = step_cache.prefill(model, empty_store(case), tokens_BP, length_B)
-    return start_search(model, case, store, store.prompt_hidden)
+    length_B = jnp.full(own.num_trees, case.prompt_tokens)
+    store = step_cache.prefill(model, empty_store(own), tokens_BP, length_B)
+    return start_search(model, own, store, store.prompt_hidden, rng_key_B)
 
   return _driven(case, params, start, step_tree_expand(graphdef, case))
 
@@ -311,27 +338,28 @@ def _chosen_line(
 def reprefill(case: Case) -> Engine:
   """Our search with no cache between expansions: each runs its whole line."""
   graphdef, params = random_network(case)
-  b, n = case.num_trees, case.num_nodes
+  own = case.of_device
+  b, n = own.num_trees, case.num_nodes
   a, t = case.num_candidates, case.step_tokens
 
-  def start(params, tokens_BP):
+  def start(params, tokens_BP, rng_key_B):
     model = nnx.merge(graphdef, params)
     length_B = jnp.full(b, case.prompt_tokens)
-    hidden_BM = prefill(model, case, tokens_BP, length_B).prompt_hidden
+    hidden_BM = prefill(model, own, tokens_BP, length_B).prompt_hidden
     store = LineStore(
       prompt=tokens_BP,
       steps=jnp.zeros((n, b, (case.max_steps - 1) * t), jnp.int32),
       depth=jnp.zeros((n, b), jnp.int32),
       candidates=jnp.zeros((n, b, a, t), jnp.int32),
     )
-    return start_search(model, case, store, hidden_BM)
+    return start_search(model, own, store, hidden_BM, rng_key_B)
 
   def expand(params, rng_key_B, store, leaf_BW, block):
     model = nnx.merge(graphdef, params)
     steps_BS, depth_B = _chosen_line(store, leaf_BW[:, 0])
     line_BS = jnp.concatenate([store.prompt, steps_BS], axis=1)
     length_B = case.prompt_tokens + depth_B * t
-    line = prefill(model, case, line_BS, length_B)
+    line = prefill(model, own, line_BS, length_B)
     steps = decoding.decode_steps(
       model,
       model.layer_stack(),

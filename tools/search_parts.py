@@ -86,15 +86,20 @@ def decode_products(case: Case) -> dict[str, Product]:
   }
 
 
-def product_loop(product: Product, num_tokens: int) -> Callable[[], chex.Array]:
-  """A compiled loop of nothing but one product, for a step of T tokens."""
+def product_loop(case: Case, product: Product) -> Callable[[], chex.Array]:
+  """A compiled loop of nothing but one product, for a step of T tokens.
+
+  Every device runs its own.
+  """
   keys = jax.random.split(jax.random.key(0), product.per_token + 1)
   left = jax.random.normal(keys[0], product.left)
   rights = [jax.random.normal(key, product.right) for key in keys[1:]]
   batch = tuple(range(left.ndim - 2))
   axes = (left.ndim - 1,), (product.right_axis % left.ndim,)
 
-  def loop(left, rights):
+  def loop(operands):
+    left, rights = operands
+
     def body(_, left):
       for right in rights:
         y = jax.lax.dot_general(left, right, (axes, (batch, batch)))
@@ -103,22 +108,22 @@ def product_loop(product: Product, num_tokens: int) -> Callable[[], chex.Array]:
         left = left.at[(0,) * left.ndim].set(y[(0,) * y.ndim])
       return left
 
-    return jax.lax.fori_loop(0, num_tokens, body, left)
+    return jax.lax.fori_loop(0, case.step_tokens, body, left)
 
-  program = search_engines.compiled(loop, left, rights)
-  return lambda: program.call(left, rights)
+  return search_engines.compiled(case, loop, (left, rights)).run
 
 
 def products(case: Case) -> Callable[[], float]:
   """Times the products of a step of T tokens, each in a loop of its own."""
   loops = [
-    product_loop(product, case.step_tokens)
-    for product in decode_products(case).values()
+    product_loop(case, product)
+    for product in decode_products(case.of_device).values()
   ]
   return lambda: sum(best_seconds(loop) for loop in loops)
 
 
 def _random_prefix(case: Case) -> Prefix:
+  """[B, ...] arrays."""
   model, b, s = case.model, case.num_trees, case.prefix_tokens
   k, c = model.num_kv_heads, model.head_dim
 
@@ -134,17 +139,15 @@ def _random_prefix(case: Case) -> Prefix:
 def decode(case: Case) -> Callable[[], float]:
   """Times `decode_steps` behind full prefixes."""
   graphdef, params = search_engines.random_network(case)
-
-  args = (
+  program = search_engines.compiled(
+    case,
+    functools.partial(_decode, graphdef, case.of_device),
     params,
     _random_prefix(case),
     jnp.ones((case.num_trees, case.model.model_dim)),
     search_engines.tree_keys(case),
   )
-  program = search_engines.compiled(
-    functools.partial(_decode, graphdef, case), *args
-  )
-  return lambda: best_seconds(lambda: program.call(*args))
+  return lambda: best_seconds(program.run)
 
 
 def _decode(graphdef, case, params, prefix, hidden_XM, rng_key_B):
@@ -174,7 +177,10 @@ def profile_round(case: Case) -> dict[str, float]:
     jnp.full((case.num_trees,), case.prompt_tokens),
   )
   # The stages hand the store on apart from the rest.
-  state = search_engines.start_search(model, case, (), store.prompt_hidden)
+  state = search_engines.start_search(
+    model, case, (), store.prompt_hidden, search_engines.tree_keys(case)
+  )
+  keys = search_engines.tree_keys(case)
   times: dict[str, list[float]] = {}
 
   def timed(name, fn, *args):
@@ -189,7 +195,6 @@ def profile_round(case: Case) -> dict[str, float]:
     store, prefix, hidden = timed(
       "run of the chosen step", run_leaf, params, store, leaf_BW, block
     )
-    keys = search_engines.tree_keys(case)
     steps = timed("decoding", decode, params, prefix, hidden, keys)
     state, store = timed(
       "insertion and backup", insert, params, state, store, steps
@@ -253,8 +258,9 @@ def profile_decoding(case: Case) -> dict[str, float]:
 
 
 def _best_of_loop(loop: Callable, *args: Any) -> float:
-  program = search_engines.compiled(loop, *args)
-  return best_seconds(lambda: program.call(*args))
+  call = jax.jit(loop)
+  jax.block_until_ready(call(*args))
+  return best_seconds(lambda: call(*args))
 
 
 def _queries(case: Case) -> chex.Array:

@@ -1,5 +1,6 @@
 """The engines that the search benchmark compares do the same search."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -34,7 +35,7 @@ CASE = search_engines.Case(
 
 
 def run(engine):
-  return jax.tree.map(np.asarray, engine.read(engine.full()))
+  return jax.tree.map(np.asarray, engine.full())
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +49,14 @@ def test_reprefilling_finds_the_same_tree(step_tree):
   np.testing.assert_allclose(reprefill.log_prob, step_tree.log_prob, atol=1e-4)
   np.testing.assert_array_equal(reprefill.visits, step_tree.visits)
   np.testing.assert_array_equal(step_tree.num_expansions, CASE.num_nodes)
+
+
+def test_two_devices_find_what_one_finds(step_tree):
+  case = dataclasses.replace(CASE, num_devices=2)
+  split = run(search_engines.step_tree(case))
+  np.testing.assert_array_equal(split.tokens, step_tree.tokens)
+  np.testing.assert_array_equal(split.visits, step_tree.visits)
+  np.testing.assert_allclose(split.log_prob, step_tree.log_prob, atol=1e-5)
 
 
 def test_mctx_starts_from_the_same_root_and_does_as_much(step_tree):
@@ -102,7 +111,8 @@ def test_ratios_are_of_paired_runs():
 
 def test_command_runs_engines_in_processes():
   command = [sys.executable, "tools/bench_search.py", "--json"]
-  command += ["--shapes", "a", "--nodes", "1", "--trees", "1"]
+  command += ["--shapes", "a", "--nodes", "1", "--trees", "2"]
+  command += ["--devices", "2"]
   command += ["--engines", "decode,products", "--repeats", "1"]
   done = subprocess.run(
     command,
@@ -113,6 +123,6 @@ def test_command_runs_engines_in_processes():
     check=True,
   )
   decode, products = json.loads(done.stdout)
-  assert decode["engine"], products["engine"] == ("decode", "products")
+  assert (decode["engine"], products["engine"]) == ("decode", "products")
   assert decode["ratio"] == 1.0
   assert products["full_s"] > 0
