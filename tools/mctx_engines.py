@@ -73,7 +73,7 @@ def _expand(
     search_engines.never_ends(case),
     1.0,
   )
-  steps = streams.steps()
+  steps = streams.steps
   expansion = search_engines.to_expansion(model, steps)
   log_prob_BA = jnp.sum(steps.token_log_prob, axis=-1)
   prior_logits_BA = improvement.candidate_prior_logits(

@@ -360,7 +360,7 @@ def reprefill(case: Case) -> Engine:
     line_BS = jnp.concatenate([store.prompt, steps_BS], axis=1)
     length_B = case.prompt_tokens + depth_B * t
     line = prefill(model, own, line_BS, length_B)
-    steps = decoding.decode_steps(
+    steps = decoding.decode_streams(
       model,
       model.layer_stack(),
       line_prefix(line),
@@ -369,7 +369,7 @@ def reprefill(case: Case) -> Engine:
       sampling.per_row_uniform(rng_key_B, (a, t)),
       never_ends(case),
       1.0,
-    )
+    ).steps
     store = store._replace(
       steps=store.steps.at[block].set(steps_BS),
       depth=store.depth.at[block].set(depth_B),

@@ -137,7 +137,7 @@ def _random_prefix(case: Case) -> Prefix:
 
 
 def decode(case: Case) -> Callable[[], float]:
-  """Times `decode_steps` behind full prefixes."""
+  """Times `decode_streams` behind full prefixes."""
   graphdef, params = search_engines.random_network(case)
   program = search_engines.compiled(
     case,
@@ -153,7 +153,7 @@ def decode(case: Case) -> Callable[[], float]:
 def _decode(graphdef, case, params, prefix, hidden_XM, rng_key_B):
   model = nnx.merge(graphdef, params)
   shape = (case.num_candidates, case.step_tokens)
-  return decoding.decode_steps(
+  return decoding.decode_streams(
     model,
     model.layer_stack(),
     prefix,
@@ -162,7 +162,7 @@ def _decode(graphdef, case, params, prefix, hidden_XM, rng_key_B):
     sampling.per_row_uniform(rng_key_B, shape),
     search_engines.never_ends(case),
     1.0,
-  )
+  ).steps
 
 
 def profile_round(case: Case) -> dict[str, float]:
@@ -247,7 +247,7 @@ def _stages(graphdef: nnx.GraphDef, case: Case) -> tuple[Callable, ...]:
 
 
 def profile_decoding(case: Case) -> dict[str, float]:
-  """Seconds of the parts of `decode_steps`, each in a loop over T tokens."""
+  """Seconds of the parts of `decode_streams`, each in a loop over T tokens."""
   parts = {
     "layers without attention": _run_layers,
     "attention over the prefix": _attend_prefix,

@@ -17,6 +17,11 @@ from qstar_jax.model.transformer import (
   rotation_at,
 )
 
+# Of a core's cache, for the prefixes that are decoded together.
+_CPU_CACHE_BYTES = 4 << 20
+# Fewer rows make poor matrix products.
+_CPU_MIN_STREAMS = 32
+
 
 class DecodedSteps(NamedTuple):
   """A sampled step for each of X * A streams.
@@ -36,6 +41,20 @@ class DecodedSteps(NamedTuple):
   proposal_log_prob: chex.Array
   hidden: chex.Array
   is_complete: chex.Array
+
+
+class DecodedStreams(NamedTuple):
+  """Steps with their keys and values.
+
+  Attributes:
+    steps: of X leaves.
+    keys: L x [X, K, A, T, C], rotated at absolute positions.
+    values: the same.
+  """
+
+  steps: DecodedSteps
+  keys: list[chex.Array]
+  values: list[chex.Array]
 
 
 class Streams(NamedTuple):
@@ -148,7 +167,7 @@ def _run_token(
   return hidden_RM, [key for key, _ in own], [value for _, value in own]
 
 
-def decode_streams(
+def _decode_together(
   model: Transformer,
   layers: LayerStack,
   prefix: Prefix,
@@ -158,7 +177,7 @@ def decode_streams(
   ends_step_V: chex.Array,
   temperature: float,
 ) -> Streams:
-  """`decode_steps`, and with the steps the streams' own keys and values."""
+  """All streams of some leaves, token by token, until all have ended."""
   x, a, t = uniform_XAT.shape
   uniform_TR = jnp.moveaxis(uniform_XAT, 2, 0).reshape(t, x * a)
   # All positions at once: in the loop, XLA would fuse sine and cosine into
@@ -197,7 +216,25 @@ def decode_streams(
   )
 
 
-def decode_steps(
+def _leaves_at_once(prefix: Prefix, num_candidates: int) -> int:
+  """How many leaves to decode together; divides their number.
+
+  Every token reads the prefix of its leaf again. On a CPU those of a few leaves
+  stay in its cache; an accelerator wants all leaves at once.
+  """
+  num_leaves = prefix.bias.shape[0]
+  if jax.default_backend() != "cpu":
+    return num_leaves
+  arrays = [*prefix.keys, *prefix.values]
+  leaf_bytes = sum(y.size * y.dtype.itemsize for y in arrays) // num_leaves
+  fitting = max(
+    _CPU_CACHE_BYTES // leaf_bytes, -(-_CPU_MIN_STREAMS // num_candidates)
+  )
+  divisors = (n for n in range(1, num_leaves + 1) if num_leaves % n == 0)
+  return max(n for n in divisors if n <= max(fitting, 1))
+
+
+def decode_streams(
   model: Transformer,
   layers: LayerStack,
   prefix: Prefix,
@@ -206,7 +243,7 @@ def decode_steps(
   uniform_XAT: chex.Array,
   ends_step_V: chex.Array,
   temperature: float,
-) -> DecodedSteps:
+) -> DecodedStreams:
   """Samples A steps of at most T tokens after each of X shared prefixes.
 
   A step's last token is run through the network as well: V, R and the next
@@ -223,15 +260,18 @@ def decode_steps(
     temperature: static, of the proposal.
 
   Returns:
-    The steps.
+    The steps, and their keys and values.
   """
-  return decode_streams(
-    model,
-    layers,
-    prefix,
-    hidden_XM,
-    position_X,
-    uniform_XAT,
-    ends_step_V,
-    temperature,
-  ).steps()
+  x, a, _ = uniform_XAT.shape
+
+  def decode(arrays):
+    streams = _decode_together(model, layers, *arrays, ends_step_V, temperature)
+    return DecodedStreams(streams.steps(), streams.keys, streams.values)
+
+  arrays = prefix, hidden_XM, position_X, uniform_XAT
+  n = _leaves_at_once(prefix, a)
+  if n == x:
+    return decode(arrays)
+  in_turn = jax.tree.map(lambda y: y.reshape(x // n, n, *y.shape[1:]), arrays)
+  decoded = jax.lax.map(decode, in_turn)
+  return jax.tree.map(lambda y: y.reshape(x, *y.shape[2:]), decoded)

@@ -59,7 +59,7 @@ def make_expand_fn(
     leaf = step_cache.load_leaf(store, leaf_BW)
     store, prefix = step_cache.run_leaf(model, layers, store, leaf, block)
     uniform = sampling.per_row_uniform(rng_key_B, (w, a, t))
-    steps = decoding.decode_steps(
+    steps = decoding.decode_streams(
       model,
       layers,
       prefix,
@@ -68,7 +68,7 @@ def make_expand_fn(
       uniform.reshape(b * w, a, t),
       jnp.asarray(ends_step_V),
       temperature,
-    )
+    ).steps
     heads = model.heads(steps.hidden)
 
     def by_tree(y):
