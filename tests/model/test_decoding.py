@@ -1,0 +1,72 @@
+"""Leaves decoded in turn are decoded as they are together."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from qstar_jax.config import ModelConfig
+from qstar_jax.model import decoding
+from qstar_jax.model.step_cache import Prefix
+from qstar_jax.model.transformer import init_model
+
+CONFIG = ModelConfig(
+  num_layers=2,
+  model_dim=16,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+  ffn_dim=24,
+)
+NUM_LEAVES, NUM_CANDIDATES, STEP_TOKENS, PREFIX_TOKENS = 6, 4, 5, 7
+
+
+def decode():
+  graphdef, params = init_model(CONFIG, 30, 0)
+  model = nnx.merge(graphdef, params)
+  keys = iter(jax.random.split(jax.random.key(0), 8))
+  shape = (NUM_LEAVES, CONFIG.num_kv_heads, CONFIG.head_dim, PREFIX_TOKENS)
+  prefix = Prefix(
+    [jax.random.normal(next(keys), shape) for _ in range(2)],
+    [jax.random.normal(next(keys), shape).swapaxes(2, 3) for _ in range(2)],
+    jnp.zeros((NUM_LEAVES, PREFIX_TOKENS)),
+  )
+  run = functools.partial(
+    decoding.decode_streams, model, model.layer_stack(), temperature=1.0
+  )
+  uniform_XAT = jax.random.uniform(
+    next(keys), (NUM_LEAVES, NUM_CANDIDATES, STEP_TOKENS)
+  )
+  return jax.jit(run)(
+    prefix,
+    jax.random.normal(next(keys), (NUM_LEAVES, CONFIG.model_dim)),
+    jnp.arange(NUM_LEAVES) + 7,
+    uniform_XAT,
+    jnp.arange(30) < 8,
+  )
+
+
+@pytest.mark.parametrize("leaves_at_once", [1, 2, 3])
+def test_in_turn_as_together(monkeypatch, leaves_at_once):
+  together = decode()
+  leaf_bytes = 4 * 2 * 2 * CONFIG.num_kv_heads * CONFIG.head_dim * PREFIX_TOKENS
+  monkeypatch.setattr(decoding, "_CPU_MIN_STREAMS", 1)
+  monkeypatch.setattr(decoding, "_CPU_CACHE_BYTES", leaves_at_once * leaf_bytes)
+  in_turn = decode()
+  lengths = np.asarray(together.steps.length)
+  assert lengths.min() < lengths.max()
+  np.testing.assert_array_equal(in_turn.steps.tokens, together.steps.tokens)
+  np.testing.assert_array_equal(in_turn.steps.length, lengths)
+  # A leaf whose steps have all ended stops earlier in turn: what lies behind
+  # the end of a step is not compared.
+  in_step = np.arange(STEP_TOKENS) < lengths[..., None]
+  for ours, theirs in zip(in_turn.keys, together.keys, strict=True):
+    mask = in_step[:, None, :, :, None]
+    np.testing.assert_allclose(ours * mask, theirs * mask, atol=1e-5)
+  for name in ("token_log_prob", "proposal_log_prob", "hidden"):
+    np.testing.assert_allclose(
+      getattr(in_turn.steps, name), getattr(together.steps, name), atol=1e-5
+    )
