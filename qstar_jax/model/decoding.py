@@ -231,7 +231,7 @@ def _leaves_at_once(prefix: Prefix, num_candidates: int) -> int:
     _CPU_CACHE_BYTES // leaf_bytes, -(-_CPU_MIN_STREAMS // num_candidates)
   )
   divisors = (n for n in range(1, num_leaves + 1) if num_leaves % n == 0)
-  return max(n for n in divisors if n <= max(fitting, 1))
+  return max(n for n in divisors if n <= fitting)
 
 
 def decode_streams(
