@@ -3,6 +3,7 @@
 import gc
 import json
 import pathlib
+import re
 import shutil
 import types
 
@@ -17,10 +18,21 @@ from jax.sharding import PartitionSpec as P
 from qstar_jax import checkpoint as checkpoint_lib
 from qstar_jax.checkpoint import Checkpointer
 from qstar_jax.config import CheckpointConfig
+from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.errors import UserError
-from qstar_jax.learner.train_step import TrainState
+from qstar_jax.learner.train_step import (
+  TrainState,
+  init_state,
+  make_optimizer,
+)
 
 pytest_plugins = ["tests.training.micro_run"]
+
+# A restore that fails leaves coroutines of Orbax behind, which complain when
+# they are collected: in this module, see `damaged`.
+pytestmark = pytest.mark.filterwarnings(
+  "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 
 
 def _state(seed, *, num_devices=8, size=1000, step=0, with_average=False):
@@ -144,7 +156,8 @@ def damaged(micro_run, tmp_path):
   run_dir = tmp_path / "run"
   shutil.copytree(micro_run.directory, run_dir)
   steps = [int(path.name) for path in (run_dir / "checkpoints").iterdir()]
-  return run_dir, run_dir / "checkpoints" / str(max(steps))
+  yield run_dir, run_dir / "checkpoints" / str(max(steps))
+  gc.collect()
 
 
 def _assert_refused(path, *parts):
@@ -202,8 +215,6 @@ def _largest_file(folder: pathlib.Path) -> pathlib.Path:
   return max(files, key=lambda path: path.stat().st_size)
 
 
-# Orbax leaves coroutines behind that complain when they are collected.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("item", ["meta", "average"])
 @pytest.mark.parametrize("damage", ["cut", "empty", "removed", "scrambled"])
 def test_damage(damaged, item, damage):
@@ -217,13 +228,28 @@ def test_damage(damaged, item, damage):
     cut = content[: len(content) // 2]
     path.write_bytes({"cut": cut, "empty": b"", "scrambled": scrambled}[damage])
   _assert_refused(run_dir, str(newest), "copy")
-  gc.collect()
 
 
 def test_an_item_that_is_missing(damaged):
   run_dir, newest = damaged
   shutil.rmtree(newest / "average")
   _assert_refused(run_dir, str(newest), "copy")
+
+
+@pytest.mark.parametrize("item", ["params", "opt_state", "average"])
+def test_a_run_does_not_go_on_from_damage(damaged, item):
+  run_dir, newest = damaged
+  loaded = checkpoint_lib.load(run_dir)
+  learner = loaded.config.learner
+  optimizer = make_optimizer(learner, total_steps=1)
+  mesh = make_mesh(loaded.config.mesh)
+  state = init_state(loaded.params, optimizer, learner, mesh)
+  _largest_file(newest / item).write_bytes(b"")
+  with (
+    Checkpointer(run_dir, loaded.config.checkpoint) as checkpointer,
+    pytest.raises(UserError, match=re.escape(str(newest))),
+  ):
+    checkpointer.restore(state)
 
 
 def test_the_one_before_a_damaged_one_is_used_once_it_is_gone(damaged):
