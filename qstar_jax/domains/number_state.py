@@ -4,6 +4,7 @@ Game and grammar are described in `number_game`.
 """
 
 import dataclasses
+import functools
 import itertools
 import re
 from collections import Counter
@@ -88,6 +89,8 @@ def spaced(numbers: Iterable[Number]) -> str:
   return " ".join(map(str, numbers))
 
 
+# A tree's lines share their beginnings, and a batch's candidates are alike.
+@functools.lru_cache(maxsize=1 << 16)
 def advance(state: State, step: str) -> State:
   """The state after a step or answer.
 
