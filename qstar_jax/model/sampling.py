@@ -64,7 +64,8 @@ def inverse_cdf(mass_RV: chex.Array, uniform_R: chex.Array) -> chex.Array:
     [R] int32 indices of positive mass.
   """
   num_rows, num_values = mass_RV.shape
-  group_size = math.isqrt(num_values - 1) + 1
+  # A power of two: often there is nothing to pad.
+  group_size = 1 << math.isqrt(num_values - 1).bit_length()
   num_groups = -(-num_values // group_size)
   padding = num_groups * group_size - num_values
   mass_RGg = jnp.reshape(
