@@ -26,8 +26,8 @@ class Node(NamedTuple):
   """The embedding. S = P + (D - 1) * T.
 
   Attributes:
-    keys: L x [B, K, C, S], of prompt and steps, without gaps.
-    values: L x [B, K, S, C].
+    keys: L x [B, K, S, C], of prompt and steps, without gaps.
+    values: the same.
     length: int32 [B], tokens of them.
     tokens: int32 [B, A, T], candidates.
     hidden: [B, A, M], their final hidden state.
@@ -47,7 +47,7 @@ class Node(NamedTuple):
 
 
 def _prefix(keys, values, length_B) -> Prefix:
-  slot_S = jnp.arange(keys[0].shape[-1])
+  slot_S = jnp.arange(keys[0].shape[2])
   return Prefix(keys, values, mask_bias(slot_S[None] < length_B[:, None]))
 
 
@@ -99,33 +99,41 @@ def _of_action(x_BA: chex.Array, action_B: chex.Array) -> chex.Array:
 def _own(
   model: Transformer, layers: LayerStack, node: Node, action_B: chex.Array
 ) -> tuple[list[chex.Array], list[chex.Array]]:
-  """The chosen step's keys [B, K, C, T] and values [B, K, T, C], by layer."""
+  """The chosen step's keys and values, each L x [B, K, T, C]."""
   if node.own_keys:
 
     def chosen(own_BKATC):
       return _of_action(jnp.swapaxes(own_BKATC, 1, 2), action_B)
 
-    keys = [jnp.swapaxes(chosen(own), 2, 3) for own in node.own_keys]
-    return keys, [chosen(own) for own in node.own_values]
+    return [chosen(x) for x in node.own_keys], [
+      chosen(x) for x in node.own_values
+    ]
   tokens_BT = _of_action(node.tokens, action_B)
   t = tokens_BT.shape[1]
+
+  def with_slots(lines):
+    return [jnp.pad(x, ((0, 0), (0, 0), (0, t), (0, 0))) for x in lines]
+
   prefix = step_cache.run_step(
     model,
     layers,
-    _prefix(node.keys, node.values, node.length),
+    _prefix(with_slots(node.keys), with_slots(node.values), node.length),
     tokens_BT,
     jnp.full_like(node.length, t),
     node.length,
   )
-  keys = [keys[..., -t:] for keys in prefix.keys]
-  return keys, [values[:, :, -t:] for values in prefix.values]
+  return [x[:, :, -t:] for x in prefix.keys], [
+    x[:, :, -t:] for x in prefix.values
+  ]
 
 
-def _append(lines, steps, length_B, axis) -> list[chex.Array]:
-  """Writes steps behind lines of `length_B`, along an axis of one tree's."""
+def _append(lines, steps, length_B) -> list[chex.Array]:
+  """Writes steps behind lines of `length_B`."""
 
-  def one_tree(line, step, length):
-    return jax.lax.dynamic_update_slice_in_dim(line, step, length, axis)
+  def one_tree(line_KSC, step_KTC, length):
+    return jax.lax.dynamic_update_slice_in_dim(
+      line_KSC, step_KTC, length, axis=1
+    )
 
   return [
     jax.vmap(one_tree)(line, step, length_B)
@@ -183,8 +191,8 @@ def _search(
   def recurrent_fn(params, rng_key, action_B, node):
     del params
     own_keys, own_values = _own(model, layers, node, action_B)
-    keys = _append(node.keys, own_keys, node.length, axis=2)
-    values = _append(node.values, own_values, node.length, axis=1)
+    keys = _append(node.keys, own_keys, node.length)
+    values = _append(node.values, own_values, node.length)
     length_B = node.length + case.step_tokens
     child, prior_logits_BA, _ = _expand(
       model,

@@ -198,7 +198,7 @@ def line_prefix(store: step_cache.StepStore) -> Prefix:
   """The prefix that the store's prompts are, without any block."""
   size = store.prompt_keys[0].shape[2]
   return Prefix(
-    keys=[jnp.swapaxes(keys, 2, 3) for keys in store.prompt_keys],
+    keys=store.prompt_keys,
     values=store.prompt_values,
     bias=mask_bias(jnp.arange(size)[None] < store.prompt_length[:, None]),
   )

@@ -131,9 +131,8 @@ def _random_prefix(case: Case) -> Prefix:
     keys = jax.random.split(jax.random.key(0), model.num_layers)
     return [jax.random.normal(key, shape) for key in keys]
 
-  return Prefix(
-    per_layer((b, k, c, s)), per_layer((b, k, s, c)), jnp.zeros((b, s))
-  )
+  shape = b, k, s, c
+  return Prefix(per_layer(shape), per_layer(shape), jnp.zeros((b, s)))
 
 
 def decode(case: Case) -> Callable[[], float]:
@@ -294,11 +293,11 @@ def _run_layers(case: Case):
 
 def _attend_prefix(case: Case):
   def loop(prefix, query):
-    bias = prefix.bias[:, None, None]
+    segments = prefix.segments()
 
     def token(_, query):
-      for keys, values in zip(prefix.keys, prefix.values, strict=True):
-        query = attend(query, [Segment(keys, values, bias)])
+      for segment in segments:
+        query = attend(query, [segment])
       return query
 
     return jax.lax.fori_loop(0, case.step_tokens, token, query)

@@ -124,7 +124,7 @@ def _open_streams(
 def _run_token(
   model: Transformer,
   layers: LayerStack,
-  prefix: Prefix,
+  prefix: list[Segment],
   rotation: Rotation,
   token_R: chex.Array,
   streams: Streams,
@@ -132,7 +132,6 @@ def _run_token(
   """Runs one token of every stream: its hidden state, keys and values."""
   x, _, a, t, _ = streams.keys[0].shape
   step = streams.step
-  prefix_bias = prefix.bias[:, None, None]
   own_bias = mask_bias(jnp.arange(t) <= step)[None, None, None]
 
   def put(own_XKATC, new_XAKC):
@@ -141,25 +140,19 @@ def _run_token(
       own_XKATC, new_XKA1C, step, axis=3
     )
 
-  def fn(layer, x_XAM, prefix_keys, prefix_values, own_keys, own_values):
+  def fn(layer, x_XAM, prefix, own_keys, own_values):
     query, key, value = layer.project(x_XAM, rotation)
     own_keys, own_values = put(own_keys, key), put(own_values, value)
     # Transposed inside the product: [T, C] is what is cheap to write.
     own_keys_XKACT = jnp.swapaxes(own_keys, 3, 4)
-    attended = attend(
-      query,
-      [
-        Segment(prefix_keys, prefix_values, prefix_bias),
-        Segment(own_keys_XKACT, own_values, own_bias),
-      ],
-    )
+    own = Segment(own_keys_XKACT, own_values, own_bias)
+    attended = attend(query, [prefix, own])
     return layer.finish(x_XAM, attended), (own_keys, own_values)
 
   x_XAM, own = layers.run(
     fn,
     model.embed(token_R).reshape(x, a, -1),
-    prefix.keys,
-    prefix.values,
+    prefix,
     streams.keys,
     streams.values,
   )
@@ -184,6 +177,7 @@ def _decode_together(
   # every use of them, layer after layer.
   position_TX = position_X[None] + jnp.arange(t)[:, None]
   rotation_TX = rotation_at(position_TX[..., None], model.config)
+  segments = prefix.segments()
 
   def body(streams):
     step, is_open = streams.step, streams.is_open
@@ -195,7 +189,7 @@ def _decode_together(
     proposal_R = jnp.where(is_open, sampled.proposal_log_prob, 0.0)
     rotation = jax.tree.map(lambda y: y[step], rotation_TX)
     hidden_RM, keys, values = _run_token(
-      model, layers, prefix, rotation, token_R, streams
+      model, layers, segments, rotation, token_R, streams
     )
     return Streams(
       step=step + 1,

@@ -184,14 +184,22 @@ class Prefix(NamedTuple):
   """Keys and values that all streams of a leaf share. X = B * W leaves.
 
   Attributes:
-    keys: L x [X, K, C, S]; S = P, ancestors' blocks, own block.
-    values: L x [X, K, S, C].
+    keys: L x [X, K, S, C]; S = P, ancestors' blocks, own block.
+    values: the same.
     bias: float32 [X, S], 0 where there is a token, else `NEG_INF`.
   """
 
   keys: list[chex.Array]
   values: list[chex.Array]
   bias: chex.Array
+
+  def segments(self) -> list[Segment]:
+    """What attention reads, by layer: the keys transposed, once for all."""
+    bias = self.bias[:, None, None]
+    return [
+      Segment(jnp.swapaxes(keys, 2, 3), values, bias)
+      for keys, values in zip(self.keys, self.values, strict=True)
+    ]
 
 
 def _gather(array_NB: chex.Array, index_BX: chex.Array) -> chex.Array:
@@ -244,7 +252,10 @@ def load_leaf(store: StepStore, leaf_BW: chex.Array) -> Leaf:
 
 
 def load_prefix(store: StepStore, leaf: Leaf) -> Prefix:
-  """Gathers the prompt and the ancestors' blocks of every leaf."""
+  """Gathers the prompt and the ancestors' blocks of every leaf.
+
+  Behind them are T empty slots, for the leaf's own step.
+  """
   b, w, t = leaf.tokens.shape
   num_leaves = b * w
 
@@ -253,7 +264,8 @@ def load_prefix(store: StepStore, leaf: Leaf) -> Prefix:
     k, c = blocks.shape[2], blocks.shape[-1]
     blocks = jnp.reshape(blocks, (num_leaves, k, -1, c))
     prompt = jnp.repeat(prompt_BKPC, w, axis=0)
-    return jnp.concatenate([prompt, blocks], axis=2)
+    own = jnp.zeros((num_leaves, k, t, c), prompt.dtype)
+    return jnp.concatenate([prompt, blocks, own], axis=2)
 
   prompt_size = store.prompt_keys[0].shape[2]
   in_prompt_BP = jnp.arange(prompt_size)[None] < store.prompt_length[:, None]
@@ -264,12 +276,13 @@ def load_prefix(store: StepStore, leaf: Leaf) -> Prefix:
     [
       jnp.repeat(in_prompt_BP, w, axis=0),
       jnp.reshape(in_blocks, (num_leaves, -1)),
+      jnp.zeros((num_leaves, t), bool),
     ],
     axis=1,
   )
   return Prefix(
     keys=[
-      jnp.swapaxes(gather(prompt, block), 2, 3)
+      gather(prompt, block)
       for prompt, block in zip(store.prompt_keys, store.block_keys, strict=True)
     ],
     values=[
@@ -295,32 +308,33 @@ def run_step(
   Args:
     model: the network.
     layers: its layers.
-    prefix: what stands before the steps.
+    prefix: what stands before the steps; its last T slots are empty.
     tokens_XT: int32 [X, T].
     length_X: int32 [X], tokens in use; may be 0.
     position_X: int32 [X], absolute position of the first token.
 
   Returns:
-    The prefix of what follows; its last T slots are the step.
+    The prefix of what follows, with the step in its last T slots.
   """
   slot_T = jnp.arange(tokens_XT.shape[1])
+  num_before = prefix.bias.shape[1] - slot_T.size
+  before_XS = prefix.bias[:, :num_before]
   rotation = rotation_at(position_X[:, None] + slot_T[None], model.config)
-  prefix_bias = prefix.bias[:, None, None]
-  own_bias = mask_bias(slot_T[None, :] <= slot_T[:, None])[None, None]
+  causal_TT = mask_bias(slot_T[None, :] <= slot_T[:, None])
+  bias_XTS = jnp.concatenate(
+    [
+      jnp.repeat(before_XS[:, None], slot_T.size, axis=1),
+      jnp.repeat(causal_TT[None], before_XS.shape[0], axis=0),
+    ],
+    axis=2,
+  )
 
-  def fn(layer, x_XTM, prefix_keys, prefix_values):
+  def fn(layer, x_XTM, keys, values):
     query, key, value = layer.project(x_XTM, rotation)
-    key_XKCT = jnp.transpose(key, (0, 2, 3, 1))
-    value_XKTC = jnp.swapaxes(value, 1, 2)
-    attended = attend(
-      query,
-      [
-        Segment(prefix_keys, prefix_values, prefix_bias),
-        Segment(key_XKCT, value_XKTC, own_bias),
-      ],
-    )
-    keys = jnp.concatenate([prefix_keys, key_XKCT], axis=3)
-    values = jnp.concatenate([prefix_values, value_XKTC], axis=2)
+    keys = keys.at[:, :, num_before:].set(jnp.swapaxes(key, 1, 2))
+    values = values.at[:, :, num_before:].set(jnp.swapaxes(value, 1, 2))
+    segment = Segment(jnp.swapaxes(keys, 2, 3), values, bias_XTS[:, None])
+    attended = attend(query, [segment])
     return layer.finish(x_XTM, attended), (keys, values)
 
   _, extended = layers.run(
@@ -330,7 +344,7 @@ def run_step(
   return Prefix(
     keys=[keys for keys, _ in extended],
     values=[values for _, values in extended],
-    bias=jnp.concatenate([prefix.bias, mask_bias(in_step_XT)], axis=1),
+    bias=jnp.concatenate([before_XS, mask_bias(in_step_XT)], axis=1),
   )
 
 
@@ -373,7 +387,7 @@ def run_leaf(
 
   store = store._replace(
     block_keys=[
-      write(blocks, jnp.swapaxes(keys[..., -t:], 2, 3))
+      write(blocks, keys[:, :, -t:])
       for blocks, keys in zip(store.block_keys, prefix.keys, strict=True)
     ],
     block_values=[

@@ -28,10 +28,10 @@ def decode():
   graphdef, params = init_model(CONFIG, 30, 0)
   model = nnx.merge(graphdef, params)
   keys = iter(jax.random.split(jax.random.key(0), 8))
-  shape = (NUM_LEAVES, CONFIG.num_kv_heads, CONFIG.head_dim, PREFIX_TOKENS)
+  shape = (NUM_LEAVES, CONFIG.num_kv_heads, PREFIX_TOKENS, CONFIG.head_dim)
   prefix = Prefix(
     [jax.random.normal(next(keys), shape) for _ in range(2)],
-    [jax.random.normal(next(keys), shape).swapaxes(2, 3) for _ in range(2)],
+    [jax.random.normal(next(keys), shape) for _ in range(2)],
     jnp.zeros((NUM_LEAVES, PREFIX_TOKENS)),
   )
   run = functools.partial(
