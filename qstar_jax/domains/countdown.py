@@ -17,6 +17,8 @@ from qstar_jax.domains.step_domain import MAX_DRAWS, pick
 from qstar_jax.errors import UserError
 from qstar_jax.records import Problem
 
+_EXAMPLE = "3 5 9 -> 42"
+
 
 @dataclasses.dataclass(frozen=True)
 class Countdown(NumberGame):
@@ -75,10 +77,10 @@ class Countdown(NumberGame):
 
   def parse(self, text: str) -> Problem:
     """The problem written `3 5 9 -> 42`; UserError if malformed."""
-    numbers, target = parse_problem(text)
+    numbers, target = parse_problem(text, _EXAMPLE)
     if target is None:
       raise UserError(
-        f"{text.strip()!a} has no target; write a problem as `3 5 9 -> 42`"
+        f"{text.strip()!a} has no target; write a problem as `{_EXAMPLE}`"
       )
     return self._make_problem(numbers, target)
 

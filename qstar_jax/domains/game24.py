@@ -19,6 +19,7 @@ from qstar_jax.records import Problem
 _NUM_NUMBERS = 4
 _MAX_NUMBER = 13
 _TARGET = 24
+_EXAMPLE = "4 9 10 13"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,11 +75,11 @@ class Game24(NumberGame):
     Raises:
       UserError: malformed, or not four numbers from 1 to 13.
     """
-    numbers, target = parse_problem(text)
+    numbers, target = parse_problem(text, _EXAMPLE)
     if len(numbers) != _NUM_NUMBERS or max(numbers) > _MAX_NUMBER:
       raise UserError(
         f"{text.strip()!a} is no game of 24: write {_NUM_NUMBERS} numbers from "
-        f"1 to {_MAX_NUMBER}, as in `4 9 10 13`"
+        f"1 to {_MAX_NUMBER}, as in `{_EXAMPLE}`"
       )
     return self._make_problem(numbers, _TARGET if target is None else target)
 

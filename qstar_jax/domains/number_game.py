@@ -172,8 +172,12 @@ class NumberGame(StepDomain):
     return pick(rng, kinds)(rng, state, pick(rng, self._playable(state)))
 
 
-def parse_problem(text: str) -> tuple[list[int], int | None]:
+def parse_problem(text: str, example: str) -> tuple[list[int], int | None]:
   """The numbers and the target of `4 9 10 13 -> 24`; None without `->`.
+
+  Args:
+    text: to read.
+    example: a problem as the domain writes it, for errors.
 
   Raises:
     UserError: malformed, too many numbers, or a number out of range.
@@ -183,19 +187,24 @@ def parse_problem(text: str) -> tuple[list[int], int | None]:
   if not 2 <= len(words) <= MAX_NUMBERS:
     raise UserError(
       f"{expressions.quote(text)} has {len(words)} numbers; write 2 to "
-      f"{MAX_NUMBERS} of them, as in `3 5 9 -> 42`"
+      f"{MAX_NUMBERS} of them, as in `{example}`"
     )
-  numbers = [_read_positive(word, MAX_NUMBER) for word in words]
-  target = _read_positive(target_text.strip(), MAX_TARGET) if arrow else None
+  try:
+    numbers = [_read_positive(word, MAX_NUMBER) for word in words]
+    target = _read_positive(target_text.strip(), MAX_TARGET) if arrow else None
+  except expressions.ParseError as error:
+    raise UserError(f"{error}; write a problem as `{example}`") from None
   return numbers, target
 
 
 def _read_positive(word: str, largest: int) -> int:
-  """The integer 1 to `largest` written as `word`, or UserError."""
-  try:
-    value = expressions.read_integer(word)
-  except expressions.ParseError as error:
-    raise UserError(f"{error}; write a problem as `3 5 9 -> 42`") from None
+  """The integer 1 to `largest` written as `word`.
+
+  Raises:
+    ParseError: it is none.
+    UserError: it is out of range.
+  """
+  value = expressions.read_integer(word)
   if not 1 <= value <= largest:
     raise UserError(
       f"{expressions.quote(word)} is out of range: numbers are 1 to "

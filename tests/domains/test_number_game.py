@@ -1,5 +1,6 @@
 """The rules of countdown and game24: what is refused, and with what reason."""
 
+import re
 import time
 
 import numpy as np
@@ -36,6 +37,15 @@ def test_problem_record():
   assert problem.difficulty == 2
   assert GAME.split_key(HAND) == GAME.split_key(GAME.parse("13 10 9 4 -> 36"))
   assert Countdown().split_key(problem) != "3 5 9 -> 41"
+
+
+@pytest.mark.parametrize("text", ["4 9 ten 13", "4", ""])
+@pytest.mark.parametrize(
+  ("game", "example"), [(GAME, "4 9 10 13"), (Countdown(), "3 5 9 -> 42")]
+)
+def test_a_malformed_problem_gets_an_example_of_its_domain(game, example, text):
+  with pytest.raises(UserError, match=f"as .*`{re.escape(example)}`"):
+    game.parse(text)
 
 
 def test_the_line_of_the_documentation():

@@ -115,8 +115,8 @@ def train(qstar, micro_yaml, run_dir):
 def test_killed_at_random_moments(train, run_dir, micro_run, seed):
   """SIGKILL while it saves, plays and learns.
 
-  It comes at some operation on files, or some time after it. A save takes 44 of
-  them; a store takes 31 to open and 48 more for the trees of an iteration.
+  It comes at some operation on files, or some time after it. A save takes
+  dozens; a store takes 31 to open and 48 more for the trees of an iteration.
   """
   rng = random.Random(seed)
   for part, first, last, max_delay in [
