@@ -10,9 +10,11 @@ from qstar_jax.config import ExperimentConfig
 # A program that compiles faster than this is not worth a file.
 _MIN_COMPILE_SECONDS = 0.2
 
-# Of glibc's mallopt(3), each at its maximum: how much free memory the heap may
-# keep, and the size from which an allocation is mapped apart from the heap.
-_MALLOC_OPTIONS = {-1: 2**31 - 1, -3: 32 << 20}
+# Of glibc's mallopt(3): how much free memory a heap may keep, and the size from
+# which an allocation is mapped apart from it, both at their maximum; and how
+# much a heap grows at once: less than 64 MB, the size of a thread's heap, would
+# have a thread give back every heap that becomes empty.
+_MALLOC_OPTIONS = {-1: 2**31 - 1, -3: 32 << 20, -2: 64 << 20}
 
 
 def cache_dir() -> pathlib.Path:

@@ -3,8 +3,11 @@
 import json
 import os
 import pathlib
+import platform
 import subprocess
 import sys
+
+import pytest
 
 from qstar_jax.cli import runtime
 
@@ -22,7 +25,42 @@ print(json.dumps({
 """
 
 
-def _start(**variables):
+# A thread uses and frees as much memory as a gradient step, again and again,
+# while its first heap is full: the number of new pages at each time.
+_MALLOC_CODE = """
+import ctypes, json, resource, threading
+from qstar_jax.cli.runtime import start_runtime
+start_runtime()
+libc = ctypes.CDLL("libc.so.6")
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+
+def take(megabytes):
+  address = libc.malloc(megabytes << 20)
+  libc.memset(address, 1, megabytes << 20)
+  return address
+
+def num_faults():
+  return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+faults = []
+def work():
+  take(20)
+  take(20)
+  for _ in range(10):
+    before = num_faults()
+    libc.free(take(30))
+    faults.append(num_faults() - before)
+
+thread = threading.Thread(target=work)
+thread.start()
+thread.join()
+print(json.dumps(faults))
+"""
+
+
+def _start(code=_CODE, **variables):
   """What a fresh process has after `start_runtime`."""
   environment = {
     name: value
@@ -30,7 +68,7 @@ def _start(**variables):
     if name == "PATH" or name.startswith("PYTHON")
   }
   finished = subprocess.run(
-    [sys.executable, "-Werror", "-c", _CODE],
+    [sys.executable, "-Werror", "-c", code],
     env={**environment, "JAX_PLATFORMS": "cpu", **variables},
     check=True,
     capture_output=True,
@@ -46,6 +84,12 @@ def test_devices_cache_and_logging_are_set(tmp_path):
     "cache": str(tmp_path / "xla"),
     "logging": 30,
   }
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="needs glibc")
+def test_freed_memory_is_used_again(tmp_path):
+  faults = _start(_MALLOC_CODE, QSTAR_CACHE_DIR=str(tmp_path))
+  assert max(faults[1:]) < 100, faults
 
 
 def test_variables_of_jax_win(tmp_path):
