@@ -159,6 +159,11 @@ def never_ends(case: Case) -> chex.Array:
   return jnp.zeros((case.vocabulary_size,), bool)
 
 
+def all_active(case: Case) -> chex.Array:
+  """[B] bool, every tree has a leaf to expand."""
+  return jnp.ones((case.num_trees,), bool)
+
+
 def random_network(case: Case) -> tuple[nnx.GraphDef, nnx.State]:
   return init_model(case.model, case.vocabulary_size, seed=0)
 
@@ -367,6 +372,7 @@ def reprefill(case: Case) -> Engine:
       line.prompt_hidden,
       length_B,
       sampling.per_row_uniform(rng_key_B, (a, t)),
+      all_active(own),
       never_ends(case),
       1.0,
     ).steps

@@ -159,6 +159,7 @@ def _decode(graphdef, case, params, prefix, hidden_XM, rng_key_B):
     hidden_XM,
     jnp.full((case.num_trees,), case.prefix_tokens),
     sampling.per_row_uniform(rng_key_B, shape),
+    search_engines.all_active(case),
     search_engines.never_ends(case),
     1.0,
   ).steps

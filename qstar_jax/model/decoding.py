@@ -19,8 +19,9 @@ from qstar_jax.model.transformer import (
 
 # Of a core's cache, for the prefixes that are decoded together.
 _CPU_CACHE_BYTES = 4 << 20
-# Fewer rows make poor matrix products.
+# Fewer rows make poor matrix products, and more are no faster.
 _CPU_MIN_STREAMS = 32
+_CPU_MAX_STREAMS = 256
 
 
 class DecodedSteps(NamedTuple):
@@ -99,7 +100,11 @@ class Streams(NamedTuple):
 
 
 def _open_streams(
-  config: ModelConfig, hidden_XM: chex.Array, a: int, t: int
+  config: ModelConfig,
+  hidden_XM: chex.Array,
+  is_active_X: chex.Array,
+  a: int,
+  t: int,
 ) -> Streams:
   x = hidden_XM.shape[0]
   rows = x * a
@@ -111,7 +116,7 @@ def _open_streams(
   return Streams(
     step=jnp.int32(0),
     hidden=jnp.repeat(hidden_XM, a, axis=0),
-    is_open=jnp.ones((rows,), bool),
+    is_open=jnp.repeat(is_active_X, a),
     tokens=jnp.zeros((t, rows), jnp.int32),
     log_prob=jnp.zeros((t, rows), jnp.float32),
     proposal_log_prob=jnp.zeros((rows,), jnp.float32),
@@ -167,6 +172,7 @@ def _decode_together(
   hidden_XM: chex.Array,
   position_X: chex.Array,
   uniform_XAT: chex.Array,
+  is_active_X: chex.Array,
   ends_step_V: chex.Array,
   temperature: float,
 ) -> Streams:
@@ -206,12 +212,12 @@ def _decode_together(
   return jax.lax.while_loop(
     lambda streams: (streams.step < t) & jnp.any(streams.is_open),
     body,
-    _open_streams(model.config, hidden_XM, a, t),
+    _open_streams(model.config, hidden_XM, is_active_X, a, t),
   )
 
 
 def _leaves_at_once(prefix: Prefix, num_candidates: int) -> int:
-  """How many leaves to decode together; divides their number.
+  """How many leaves to decode together.
 
   Every token reads the prefix of its leaf again. On a CPU those of a few leaves
   stay in its cache; an accelerator wants all leaves at once.
@@ -221,11 +227,12 @@ def _leaves_at_once(prefix: Prefix, num_candidates: int) -> int:
     return num_leaves
   arrays = [*prefix.keys, *prefix.values]
   leaf_bytes = sum(y.size * y.dtype.itemsize for y in arrays) // num_leaves
-  fitting = max(
-    _CPU_CACHE_BYTES // leaf_bytes, -(-_CPU_MIN_STREAMS // num_candidates)
+  fewest, most = (
+    -(-streams // num_candidates)
+    for streams in (_CPU_MIN_STREAMS, _CPU_MAX_STREAMS)
   )
-  divisors = (n for n in range(1, num_leaves + 1) if num_leaves % n == 0)
-  return max(n for n in divisors if n <= fitting)
+  fitting = _CPU_CACHE_BYTES // leaf_bytes
+  return min(num_leaves, max(fewest, min(fitting, most)))
 
 
 def decode_streams(
@@ -235,6 +242,7 @@ def decode_streams(
   hidden_XM: chex.Array,
   position_X: chex.Array,
   uniform_XAT: chex.Array,
+  is_active_X: chex.Array,
   ends_step_V: chex.Array,
   temperature: float,
 ) -> DecodedStreams:
@@ -250,6 +258,7 @@ def decode_streams(
     hidden_XM: [X, M], final hidden state of the prefix.
     position_X: int32 [X], absolute position of the steps' first token.
     uniform_XAT: [X, A, T] in [0, 1), one random number per token.
+    is_active_X: bool [X], the leaf wants steps; others get empty ones.
     ends_step_V: bool [V], tokens that end a step.
     temperature: static, of the proposal.
 
@@ -257,15 +266,25 @@ def decode_streams(
     The steps, and their keys and values.
   """
   x, a, _ = uniform_XAT.shape
+  leaves = prefix, hidden_XM, position_X, uniform_XAT, is_active_X
 
-  def decode(arrays):
-    streams = _decode_together(model, layers, *arrays, ends_step_V, temperature)
+  def decode(leaves):
+    streams = _decode_together(model, layers, *leaves, ends_step_V, temperature)
     return DecodedStreams(streams.steps(), streams.keys, streams.values)
 
-  arrays = prefix, hidden_XM, position_X, uniform_XAT
   n = _leaves_at_once(prefix, a)
   if n == x:
-    return decode(arrays)
-  in_turn = jax.tree.map(lambda y: y.reshape(x // n, n, *y.shape[1:]), arrays)
-  decoded = jax.lax.map(decode, in_turn)
-  return jax.tree.map(lambda y: y.reshape(x, *y.shape[2:]), decoded)
+    return decode(leaves)
+  # Active leaves first, and no turn for the others.
+  order_X = jnp.argsort(~is_active_X, stable=True)
+
+  def turn(i, decoded):
+    # Where n does not divide X, the last turn begins with leaves of the others.
+    rows = jax.lax.dynamic_slice(order_X, (i * n,), (n,))
+    new = decode(jax.tree.map(lambda y: y[rows], leaves))
+    return jax.tree.map(lambda y, y_n: y.at[rows].set(y_n), decoded, new)
+
+  shapes = jax.eval_shape(decode, leaves)
+  empty = jax.tree.map(lambda y: jnp.zeros(y.shape, y.dtype), shapes)
+  num_turns = (jnp.sum(is_active_X) + n - 1) // n
+  return jax.lax.fori_loop(0, num_turns, turn, empty)

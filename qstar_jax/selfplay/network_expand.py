@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 
 from qstar_jax.model import decoding, sampling, step_cache
-from qstar_jax.search.expand import ExpandFn, Expansion
+from qstar_jax.search.expand import NOTHING, ExpandFn, Expansion
 
 
 def count_duplicates(tokens_BWAT: chex.Array) -> chex.Array:
@@ -66,6 +66,7 @@ def make_expand_fn(
       leaf.hidden.reshape(b * w, -1),
       (leaf.position + leaf.length).reshape(-1),
       uniform.reshape(b * w, a, t),
+      leaf_BW.reshape(-1) != NOTHING,
       jnp.asarray(ends_step_V),
       temperature,
     ).steps

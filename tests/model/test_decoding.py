@@ -24,7 +24,7 @@ CONFIG = ModelConfig(
 NUM_LEAVES, NUM_CANDIDATES, STEP_TOKENS, PREFIX_TOKENS = 6, 4, 5, 7
 
 
-def decode():
+def decode(is_active=(True,) * NUM_LEAVES):
   graphdef, params = init_model(CONFIG, 30, 0)
   model = nnx.merge(graphdef, params)
   keys = iter(jax.random.split(jax.random.key(0), 8))
@@ -45,17 +45,35 @@ def decode():
     jax.random.normal(next(keys), (NUM_LEAVES, CONFIG.model_dim)),
     jnp.arange(NUM_LEAVES) + 7,
     uniform_XAT,
+    jnp.asarray(is_active),
     jnp.arange(30) < 8,
   )
 
 
-@pytest.mark.parametrize("leaves_at_once", [1, 2, 3])
+def decode_in_turn(monkeypatch, leaves_at_once, *args):
+  monkeypatch.setattr(
+    decoding, "_CPU_MAX_STREAMS", leaves_at_once * NUM_CANDIDATES
+  )
+  monkeypatch.setattr(decoding, "_CPU_MIN_STREAMS", 1)
+  return decode(*args)
+
+
+def test_leaves_at_once(monkeypatch):
+  leaf_bytes = 4 * 2 * 2 * CONFIG.num_kv_heads * CONFIG.head_dim * PREFIX_TOKENS
+  monkeypatch.setattr(decoding, "_CPU_CACHE_BYTES", 3 * leaf_bytes)
+  shape = (NUM_LEAVES, CONFIG.num_kv_heads, PREFIX_TOKENS, CONFIG.head_dim)
+  layers = [jnp.zeros(shape)] * 2
+  prefix = Prefix(layers, layers, jnp.zeros((NUM_LEAVES, PREFIX_TOKENS)))
+  for fewest, most, expected in ((8, 12, 3), (16, 32, 4), (1, 8, 2)):
+    monkeypatch.setattr(decoding, "_CPU_MIN_STREAMS", fewest)
+    monkeypatch.setattr(decoding, "_CPU_MAX_STREAMS", most)
+    assert decoding._leaves_at_once(prefix, NUM_CANDIDATES) == expected
+
+
+@pytest.mark.parametrize("leaves_at_once", [1, 2, 3, 4])
 def test_in_turn_as_together(monkeypatch, leaves_at_once):
   together = decode()
-  leaf_bytes = 4 * 2 * 2 * CONFIG.num_kv_heads * CONFIG.head_dim * PREFIX_TOKENS
-  monkeypatch.setattr(decoding, "_CPU_MIN_STREAMS", 1)
-  monkeypatch.setattr(decoding, "_CPU_CACHE_BYTES", leaves_at_once * leaf_bytes)
-  in_turn = decode()
+  in_turn = decode_in_turn(monkeypatch, leaves_at_once)
   lengths = np.asarray(together.steps.length)
   assert lengths.min() < lengths.max()
   np.testing.assert_array_equal(in_turn.steps.tokens, together.steps.tokens)
@@ -70,3 +88,15 @@ def test_in_turn_as_together(monkeypatch, leaves_at_once):
     np.testing.assert_allclose(
       getattr(in_turn.steps, name), getattr(together.steps, name), atol=1e-5
     )
+
+
+@pytest.mark.parametrize("leaves_at_once", [2, 4, NUM_LEAVES])
+@pytest.mark.parametrize("num_active", [0, 1, 3, 5])
+def test_leaves_that_want_nothing(monkeypatch, leaves_at_once, num_active):
+  is_active = np.isin(np.arange(NUM_LEAVES), [4, 1, 5, 2, 0][:num_active])
+  every = decode_in_turn(monkeypatch, leaves_at_once).steps
+  steps = decode_in_turn(monkeypatch, leaves_at_once, is_active).steps
+  for ours, theirs in zip(steps, every, strict=True):
+    np.testing.assert_allclose(ours[is_active], theirs[is_active], atol=1e-5)
+  assert not np.any(steps.length[~is_active])
+  assert not np.any(steps.tokens[~is_active])
