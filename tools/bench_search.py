@@ -73,10 +73,13 @@ class Place(NamedTuple):
     )
 
 
-def _make_devices(at: Place) -> None:
-  """Before anything runs in this process."""
+def _prepare(at: Place) -> None:
+  """As the product's commands do, before anything runs in this process."""
   import jax
 
+  from qstar_jax.cli.runtime import keep_freed_memory
+
+  keep_freed_memory()
   jax.config.update("jax_num_cpu_devices", at.devices)
 
 
@@ -101,7 +104,7 @@ def _search_worker(connection: Connection, name: str, at: Place) -> None:
   """
   from tools.search_parts import seconds
 
-  _make_devices(at)
+  _prepare(at)
   engine = _build(name, at.case())
   connection.send(
     {
@@ -130,7 +133,7 @@ def _search_worker(connection: Connection, name: str, at: Place) -> None:
 def _part_worker(connection: Connection, name: str, at: Place) -> None:
   from tools import search_parts
 
-  _make_devices(at)
+  _prepare(at)
   measure = {"decode": search_parts.decode, "products": search_parts.products}
   run = measure[name](at.case())
   connection.send({"program_mb": 0.0})

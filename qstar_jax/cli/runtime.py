@@ -25,7 +25,7 @@ def cache_dir() -> pathlib.Path:
   return pathlib.Path(base).expanduser() / "qstar_jax"
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
   """Has glibc reuse freed memory rather than give it back to the system.
 
   A CPU program takes its temporaries from malloc at every run. Pages that come
@@ -50,7 +50,7 @@ def start_runtime(config: ExperimentConfig | None = None) -> None:
     config: gives the number of virtual devices, used where the platform is CPU;
       None leaves JAX's default of one.
   """
-  _keep_freed_memory()
+  keep_freed_memory()
   # JAX's and TensorFlow's C++ libraries read this when they are loaded.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   logging.getLogger("absl").setLevel(logging.WARNING)

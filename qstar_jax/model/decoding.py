@@ -231,8 +231,10 @@ def _leaves_at_once(prefix: Prefix, num_candidates: int) -> int:
     -(-streams // num_candidates)
     for streams in (_CPU_MIN_STREAMS, _CPU_MAX_STREAMS)
   )
-  fitting = _CPU_CACHE_BYTES // leaf_bytes
-  return min(num_leaves, max(fewest, min(fitting, most)))
+  fitting = max(fewest, min(_CPU_CACHE_BYTES // leaf_bytes, most))
+  # As many in the last turn as in the others, as far as that goes.
+  num_turns = -(-num_leaves // fitting)
+  return -(-num_leaves // num_turns)
 
 
 def decode_streams(

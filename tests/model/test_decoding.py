@@ -21,7 +21,7 @@ CONFIG = ModelConfig(
   head_dim=8,
   ffn_dim=24,
 )
-NUM_LEAVES, NUM_CANDIDATES, STEP_TOKENS, PREFIX_TOKENS = 6, 4, 5, 7
+NUM_LEAVES, NUM_CANDIDATES, STEP_TOKENS, PREFIX_TOKENS = 7, 4, 5, 7
 
 
 def decode(is_active=(True,) * NUM_LEAVES):
@@ -64,7 +64,12 @@ def test_leaves_at_once(monkeypatch):
   shape = (NUM_LEAVES, CONFIG.num_kv_heads, PREFIX_TOKENS, CONFIG.head_dim)
   layers = [jnp.zeros(shape)] * 2
   prefix = Prefix(layers, layers, jnp.zeros((NUM_LEAVES, PREFIX_TOKENS)))
-  for fewest, most, expected in ((8, 12, 3), (16, 32, 4), (1, 8, 2)):
+  for fewest, most, expected in (
+    (8, 12, 3),
+    (20, 32, 4),
+    (1, 8, 2),
+    (28, 32, 7),
+  ):
     monkeypatch.setattr(decoding, "_CPU_MIN_STREAMS", fewest)
     monkeypatch.setattr(decoding, "_CPU_MAX_STREAMS", most)
     assert decoding._leaves_at_once(prefix, NUM_CANDIDATES) == expected
