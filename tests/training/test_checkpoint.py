@@ -31,7 +31,8 @@ pytest_plugins = ["tests.training.micro_run"]
 # A restore that fails leaves coroutines of Orbax behind, which complain when
 # they are collected: in this module, see `damaged`.
 pytestmark = pytest.mark.filterwarnings(
-  "ignore::pytest.PytestUnraisableExceptionWarning"
+  "ignore:Exception ignored in. <coroutine object:"
+  "pytest.PytestUnraisableExceptionWarning"
 )
 
 

@@ -172,7 +172,7 @@ def test_any_bytes_are_records_or_a_user_error(tmp_path_factory, content):
   run_dir = tmp_path_factory.mktemp("run")
   (run_dir / metrics_log.FILE_NAME).write_bytes(content)
   with contextlib.suppress(UserError):
-    read_metrics(run_dir)
+    assert all(isinstance(record, dict) for record in read_metrics(run_dir))
 
 
 def test_a_full_disk_leaves_whole_lines(tmp_path, path):
