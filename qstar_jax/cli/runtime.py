@@ -10,11 +10,13 @@ from qstar_jax.config import ExperimentConfig
 # A program that compiles faster than this is not worth a file.
 _MIN_COMPILE_SECONDS = 0.2
 
-# Of glibc's mallopt(3): how much free memory a heap may keep, and the size from
-# which an allocation is mapped apart from it, both at their maximum; and how
-# much a heap grows at once: less than 64 MB, the size of a thread's heap, would
-# have a thread give back every heap that becomes empty.
-_MALLOC_OPTIONS = {-1: 2**31 - 1, -3: 32 << 20, -2: 64 << 20}
+# Of glibc's mallopt(3). A thread's heap has 64 MB and is given back as soon as
+# it is empty, unless heaps are to grow by that much.
+_MALLOC_OPTIONS = {
+  -1: 2**31 - 1,  # M_TRIM_THRESHOLD, the most: what a heap may keep free.
+  -2: 64 << 20,  # M_TOP_PAD: by how much a heap grows.
+  -3: 32 << 20,  # M_MMAP_THRESHOLD, the most: what is mapped apart from heaps.
+}
 
 
 def cache_dir() -> pathlib.Path:

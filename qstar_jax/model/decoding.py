@@ -281,7 +281,8 @@ def decode_streams(
   order_X = jnp.argsort(~is_active_X, stable=True)
 
   def turn(i, decoded):
-    # Where n does not divide X, the last turn begins with leaves of the others.
+    # Where n does not divide X the slice of the last turn is moved back, onto
+    # leaves that are decoded once more, to the same steps.
     rows = jax.lax.dynamic_slice(order_X, (i * n,), (n,))
     new = decode(jax.tree.map(lambda y: y[rows], leaves))
     return jax.tree.map(lambda y, y_n: y.at[rows].set(y_n), decoded, new)

@@ -46,8 +46,8 @@ Store = Any
 # (params, rng_key_B, store, leaf_BW, block) -> (Expansion, store).
 #
 # Samples candidates at leaf_BW, int32 [B, W]: the candidate index
-# node * A + a, `PROBLEM`, or `NOTHING` where the search will ignore the result
-# (to be treated as PROBLEM). Leaf w of every tree becomes node `block + w`
+# node * A + a, `PROBLEM`, or `NOTHING` where the search will ignore the result,
+# whatever it is. Leaf w of every tree becomes node `block + w`
 # (int32 scalar). rng_key_B holds one key per tree, consumed, so that a tree's
 # result does not depend on its neighbours.
 ExpandFn = Callable[
