@@ -166,6 +166,8 @@ class LearnerConfig:
 
   Attributes:
     steps_per_iteration: gradient steps between two self-play phases.
+    steps_per_call: gradient steps handed to the device at once; small networks
+      wait less for the host, and the run hears of Ctrl-C that much later.
     batch_size: lines per step, over all devices.
     optimizer: `adamw`, or `muon` for the matrices of the layers.
     learning_rate: peak, after warm-up.
@@ -186,6 +188,7 @@ class LearnerConfig:
   """
 
   steps_per_iteration: int = 64
+  steps_per_call: int = 1
   batch_size: int = 256
   optimizer: Literal["adamw", "muon"] = "adamw"
   learning_rate: float = 1e-3

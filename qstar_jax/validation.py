@@ -85,6 +85,7 @@ BOUNDS: Mapping[str, Bound] = {
   "replay.max_reuse": _COUNT,
   "replay.shard_trees": _COUNT,
   "learner.steps_per_iteration": _COUNT_OR_NONE,
+  "learner.steps_per_call": _COUNT,
   "learner.batch_size": _COUNT,
   "learner.learning_rate": _POSITIVE,
   "learner.warmup_steps": _COUNT_OR_NONE,

@@ -1,5 +1,6 @@
 """A learner phase: gradient steps on lines sampled from the replay window."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from qstar_jax.config import ExperimentConfig
 from qstar_jax.errors import UserError
 from qstar_jax.learner import lines as lines_lib
 from qstar_jax.learner import targets
-from qstar_jax.learner.train_step import TrainState, put_batch
+from qstar_jax.learner.train_step import TrainState, put_batches
 from qstar_jax.records import TrainBatch
 from qstar_jax.replay.window import ReplayWindow
 
@@ -56,24 +57,26 @@ def sample_batches(
 
 
 def run_steps(
-  train_step: Callable[[TrainState, TrainBatch], tuple[TrainState, Any]],
+  train_steps: Callable[[TrainState, TrainBatch], tuple[TrainState, Any]],
   state: TrainState,
   batches: Iterator[TrainBatch],
   mesh: Mesh,
   *,
-  on_step: Callable[[int], None] = lambda done: None,
+  steps_per_call: int,
+  on_call: Callable[[int], None] = lambda done: None,
 ) -> tuple[TrainState, dict[str, float]]:
   """Takes a gradient step per batch.
 
-  The host runs one step ahead of the device, and no more: the device does not
-  wait for it, and `on_step` is true to what has been done.
+  The host runs one call ahead of the device, and no more: the device does not
+  wait for it, and `on_call` is true to what has been done.
 
   Args:
-    train_step: compiled, see `train_step.make_train_step`.
+    train_steps: compiled, see `train_step.make_train_steps`.
     state: consumed.
     batches: host arrays.
     mesh: that they go to.
-    on_step: called before each step with the number of those taken; may raise
+    steps_per_call: batches handed over at once.
+    on_call: called before each call with the number of steps taken; may raise
       to stop.
 
   Returns:
@@ -84,24 +87,25 @@ def run_steps(
     UserError: a loss, gradient or parameter was not finite.
   """
   first_step = int(state.step)
+  num_steps = 0
   history = []
-  for batch in batches:
-    on_step(len(history))
-    state, metrics = train_step(state, put_batch(batch, mesh))
+  while group := list(itertools.islice(batches, steps_per_call)):
+    on_call(num_steps)
+    state, metrics = train_steps(state, put_batches(group, mesh))
     jax.block_until_ready(history[-1:])
     history.append(metrics)
+    num_steps += len(group)
   if not history:
     return state, {}
-  history = jax.device_get(history)
-  for i, metrics in enumerate(history):
-    bad = [name for name, value in metrics.items() if not np.isfinite(value)]
+  metrics = jax.tree.map(
+    lambda *values: np.concatenate(values), *jax.device_get(history)
+  )
+  for i in range(num_steps):
+    bad = [name for name in metrics if not np.isfinite(metrics[name][i])]
     if bad:
       raise UserError(
         f"{', '.join(bad)} of gradient step {first_step + i + 1} not finite; "
         "lower learner.learning_rate or learner.max_grad_norm and start a new "
         "run directory (this one's checkpoints are from before, and whole)"
       )
-  return state, {
-    name: float(np.mean([metrics[name] for metrics in history]))
-    for name in history[0]
-  }
+  return state, {name: float(np.mean(y)) for name, y in metrics.items()}

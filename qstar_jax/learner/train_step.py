@@ -1,11 +1,12 @@
-"""One gradient step: from a batch of lines to new parameters."""
+"""Gradient steps: from batches of lines to new parameters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import optax.contrib
 from flax import nnx
@@ -136,21 +137,20 @@ def loss_fn(
   return total, {"policy": policy, "value": value, "prm": prm, "loss": total}
 
 
-def make_train_step(
+def make_train_steps(
   graphdef: nnx.GraphDef,
   optimizer: optax.GradientTransformation,
   config: LearnerConfig,
   mesh: Mesh,
 ) -> Callable[[TrainState, TrainBatch], tuple[TrainState, dict]]:
-  """The compiled gradient step; lines are split over the mesh's data axis.
+  """Compiled gradient steps; lines are split over the mesh's data axis.
 
   Returns:
-    (state, batch) -> (state, metrics): consumes the state; metrics are float32
-    scalars `loss`, `policy`, `value`, `prm` (nats), `grad_norm` (before
+    (state, batches) -> (state, metrics): takes a step for each of S batches
+    stacked on a leading axis, in order, and consumes the state; metrics are
+    float32 [S] `loss`, `policy`, `value`, `prm` (nats), `grad_norm` (before
     clipping) and `param_norm` (after the step).
   """
-  replicated = NamedSharding(mesh, P())
-  by_line = NamedSharding(mesh, P("data"))
 
   def train_step(state, batch):
     grads, metrics = jax.grad(loss_fn, has_aux=True)(
@@ -166,14 +166,21 @@ def make_train_step(
       average = optax.incremental_update(params, average, 1 - config.ema_decay)
     return TrainState(state.step + 1, params, opt_state, average), metrics
 
+  replicated = NamedSharding(mesh, P())
   return jax.jit(
-    train_step,
-    in_shardings=(replicated, by_line),
+    lambda state, batches: jax.lax.scan(train_step, state, batches),
+    in_shardings=(replicated, _by_line(mesh)),
     out_shardings=(replicated, replicated),
     donate_argnums=0,
   )
 
 
-def put_batch(batch: TrainBatch, mesh: Mesh) -> TrainBatch:
-  """The batch on the devices of the mesh, split by line."""
-  return jax.device_put(batch, NamedSharding(mesh, P("data")))
+def put_batches(batches: Sequence[TrainBatch], mesh: Mesh) -> TrainBatch:
+  """Batches stacked, on the devices of the mesh, each split by line."""
+  stacked = jax.tree.map(lambda *fields: np.stack(fields), *batches)
+  return jax.device_put(stacked, _by_line(mesh))
+
+
+def _by_line(mesh: Mesh) -> NamedSharding:
+  """Of stacked batches [S, B, ...]."""
+  return NamedSharding(mesh, P(None, "data"))

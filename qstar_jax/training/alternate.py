@@ -141,7 +141,7 @@ class Trainer:
       + config.num_iterations * config.learner.steps_per_iteration
     )
     optimizer = train_step_lib.make_optimizer(config.learner, total_steps)
-    self.train_step = train_step_lib.make_train_step(
+    self.train_steps = train_step_lib.make_train_steps(
       self.graphdef, optimizer, config.learner, self.mesh
     )
     self.state = train_step_lib.init_state(
@@ -289,12 +289,17 @@ class Trainer:
   ) -> dict[str, float]:
     """A gradient step per batch, from `first` on of a phase of `total`."""
 
-    def on_step(done):
+    def on_call(done):
       self.flag.check()
       self.reporter.progress(name, first + done, total)
 
     self.state, metrics = phase.run_steps(
-      self.train_step, self.state, batches, self.mesh, on_step=on_step
+      self.train_steps,
+      self.state,
+      batches,
+      self.mesh,
+      steps_per_call=self.config.learner.steps_per_call,
+      on_call=on_call,
     )
     return metrics
 

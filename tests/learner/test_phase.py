@@ -114,54 +114,77 @@ def _batches(values):
     yield TrainBatch(**{f.name: np.full((2, 2), value, "f4") for f in fields})
 
 
-def _fake_step(state, batch):
-  metrics = {"loss": batch.policy_weight[0, 0], "one": jnp.float32(1)}
-  return state._replace(step=state.step + 1), metrics
+def _fake_steps(state, batches):
+  loss = batches.policy_weight[:, 0, 0]
+  metrics = {"loss": loss, "one": jnp.ones_like(loss)}
+  return state._replace(step=state.step + len(loss)), metrics
 
 
-def test_metrics_are_means_over_the_steps():
+@pytest.mark.parametrize(
+  ("steps_per_call", "calls"), [(1, [0, 1, 2]), (2, [0, 2]), (4, [0])]
+)
+def test_metrics_are_means_over_the_steps(steps_per_call, calls):
   done = []
   state, metrics = phase.run_steps(
-    _fake_step, _STATE, _batches([1, 2, 6]), _MESH, on_step=done.append
+    _fake_steps,
+    _STATE,
+    _batches([1, 2, 6]),
+    _MESH,
+    steps_per_call=steps_per_call,
+    on_call=done.append,
   )
   assert state.step == 7
   assert metrics == {"loss": 3.0, "one": 1.0}
-  assert done == [0, 1, 2]
+  assert done == calls
 
 
 def test_no_batch_no_metrics():
-  assert phase.run_steps(_fake_step, _STATE, _batches([]), _MESH) == (
-    _STATE,
-    {},
+  state, metrics = phase.run_steps(
+    _fake_steps, _STATE, _batches([]), _MESH, steps_per_call=2
   )
+  assert (state, metrics) == (_STATE, {})
 
 
+@pytest.mark.parametrize("steps_per_call", [1, 2])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_what_is_not_finite_names_the_step(value):
+def test_what_is_not_finite_names_the_step(value, steps_per_call):
   with pytest.raises(UserError) as caught:
-    phase.run_steps(_fake_step, _STATE, _batches([1, value, 3]), _MESH)
+    phase.run_steps(
+      _fake_steps,
+      _STATE,
+      _batches([1, value, 3]),
+      _MESH,
+      steps_per_call=steps_per_call,
+    )
   message = str(caught.value)
   assert message.startswith("loss of gradient step 6 not finite; lower ")
   assert "\n" not in message
 
 
-def test_a_stop_comes_between_steps():
+def test_a_stop_comes_between_calls():
   taken = []
 
-  def step(state, batch):
-    taken.append(batch)
-    return _fake_step(state, batch)
+  def steps(state, batches):
+    taken.append(batches)
+    return _fake_steps(state, batches)
 
-  def on_step(done):
+  def on_call(done):
     if done == 2:
       raise InterruptedError
 
   with pytest.raises(InterruptedError):
-    phase.run_steps(step, _STATE, _batches(range(5)), _MESH, on_step=on_step)
+    phase.run_steps(
+      steps,
+      _STATE,
+      _batches(range(5)),
+      _MESH,
+      steps_per_call=1,
+      on_call=on_call,
+    )
   assert len(taken) == 2
 
 
-def test_the_host_is_one_step_ahead_at_most():
+def test_the_host_is_one_call_ahead_at_most():
   """Or a signal would wait for all the steps that are on their way."""
 
   @jax.jit
@@ -170,15 +193,22 @@ def test_the_host_is_one_step_ahead_at_most():
     product = jax.lax.fori_loop(
       0, 40, lambda _, y: jnp.tanh(y @ y), jnp.full((300, 300), x)
     )
-    return product[0, 0]
+    return product[0]
 
   losses = []
 
-  def step(state, batch):
-    losses.append(slow(batch.policy_weight[0, 0]))
+  def steps(state, batches):
+    losses.append(slow(batches.policy_weight[0, 0, 0])[:1])
     return state._replace(step=state.step + 1), {"loss": losses[-1]}
 
-  def on_step(done):
+  def on_call(done):
     assert all(loss.is_ready() for loss in losses[: done - 1])
 
-  phase.run_steps(step, _STATE, _batches(range(6)), _MESH, on_step=on_step)
+  phase.run_steps(
+    steps,
+    _STATE,
+    _batches(range(6)),
+    _MESH,
+    steps_per_call=1,
+    on_call=on_call,
+  )

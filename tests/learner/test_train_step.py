@@ -1,5 +1,6 @@
 """The gradient step: on one device and eight, on nothing, and on one batch."""
 
+import dataclasses
 import itertools
 
 import chex
@@ -75,17 +76,27 @@ def network(request):
   return graphdef, jax.tree.unflatten(structure, leaves)
 
 
-def _step(network, optimizer, config, mesh, batch, num_steps=1):
-  """State and metrics after steps on the same batch, from fresh parameters."""
+def _step(network, optimizer, config, mesh, batch, calls=(1,)):
+  """State and metrics after steps on the same batch, from fresh parameters.
+
+  A call for each number in `calls`, of that many steps.
+  """
   graphdef, params = network
-  # The step consumes its state: work on a copy.
+  # The steps consume their state: work on a copy.
   params = jax.tree.map(np.array, params)
-  train_step = train_step_lib.make_train_step(graphdef, optimizer, config, mesh)
+  train_steps = train_step_lib.make_train_steps(
+    graphdef, optimizer, config, mesh
+  )
   state = train_step_lib.init_state(params, optimizer, config, mesh)
   history = []
-  for _ in range(num_steps):
-    state, metrics = train_step(state, train_step_lib.put_batch(batch, mesh))
-    history.append(jax.device_get(metrics))
+  for num_steps in calls:
+    batches = train_step_lib.put_batches([batch] * num_steps, mesh)
+    state, metrics = train_steps(state, batches)
+    metrics = jax.device_get(metrics)
+    history += [
+      {name: values[i] for name, values in metrics.items()}
+      for i in range(num_steps)
+    ]
   return jax.device_get(state), history
 
 
@@ -111,6 +122,17 @@ def test_eight_devices_make_the_gradients_of_one(network):
     np.testing.assert_allclose(value, histories[1][0][name], rtol=1e-5)
 
 
+def test_steps_of_one_call_are_those_of_several(network):
+  config = dataclasses.replace(_CONFIG, ema_decay=0.5)
+  optimizer = train_step_lib.make_optimizer(config, total_steps=10)
+  args = network, optimizer, config, _mesh(8), _batch()
+  one, of_one = _step(*args, calls=(5,))
+  several, of_several = _step(*args, calls=(1, 3, 1))
+  chex.assert_trees_all_close(one, several, rtol=1e-4, atol=1e-5)
+  chex.assert_trees_all_close(of_one, of_several, rtol=1e-4)
+  assert of_one[0]["loss"] > of_one[4]["loss"]
+
+
 def test_metrics_say_what_the_step_did(network):
   state, (metrics,) = _step(
     network, optax.sgd(1.0), _CONFIG, _mesh(8), _batch()
@@ -134,7 +156,7 @@ def test_a_batch_of_padding_changes_nothing(network):
   empty = jax.tree.map(np.zeros_like, _batch())
   optimizer = train_step_lib.make_optimizer(_CONFIG, total_steps=10)
   state, (metrics, _) = _step(
-    network, optimizer, _CONFIG, _mesh(8), empty, num_steps=2
+    network, optimizer, _CONFIG, _mesh(8), empty, calls=(2,)
   )
   assert metrics["loss"] == metrics["grad_norm"] == 0
   for before, after in zip(
@@ -164,7 +186,9 @@ def test_the_average_is_exponential(network):
   optimizer = optax.sgd(1.0)
   expected = jax.device_get(network[1])
   for num_steps in (1, 2, 3):
-    state, _ = _step(network, optimizer, config, _mesh(1), _batch(), num_steps)
+    state, _ = _step(
+      network, optimizer, config, _mesh(1), _batch(), calls=(num_steps,)
+    )
     expected = jax.tree.map(
       lambda average, new: 0.75 * average + 0.25 * new, expected, state.params
     )
@@ -201,7 +225,7 @@ def test_muon_orthogonalises_each_layers_matrix(network):
 def test_the_loss_of_a_fixed_batch_falls(network):
   optimizer = train_step_lib.make_optimizer(_CONFIG, total_steps=60)
   _, history = _step(
-    network, optimizer, _CONFIG, _mesh(1), _batch(), num_steps=60
+    network, optimizer, _CONFIG, _mesh(1), _batch(), calls=(60,)
   )
   for name in ("loss", "policy", "value", "prm"):
     losses = [float(metrics[name]) for metrics in history]
