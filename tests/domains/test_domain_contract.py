@@ -1,6 +1,7 @@
 """What every domain promises, checked on every domain."""
 
 import dataclasses
+import inspect
 import json
 import subprocess
 import sys
@@ -220,8 +221,10 @@ def test_class_is_frozen_and_documents_every_option(name):
   cls = DOMAINS[name]
   assert cls.name == name
   assert isinstance(cls.version, int)
+  # Python 3.13 keeps docstrings without their indentation; this does the same.
+  documented = inspect.cleandoc(cls.__doc__)
   for field in dataclasses.fields(cls):
-    assert f"\n    {field.name}: " in cls.__doc__
+    assert f"\n  {field.name}: " in documented
     with pytest.raises(dataclasses.FrozenInstanceError):
       setattr(cls(), field.name, field.default)
   assert hash(cls()) == hash(cls())
