@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from qstar_jax.config import SearchConfig
-from qstar_jax.search import gumbel
+from qstar_jax.search import searchers
 from qstar_jax.search import tree as tree_lib
 from qstar_jax.search.expand import (
   NOTHING,
@@ -49,86 +49,49 @@ def num_nodes_needed(config: SearchConfig, max_steps: int) -> int:
   return max_steps * rounds * config.leaves_per_round
 
 
-def is_searching(tree: SearchTree, config: SearchConfig) -> chex.Array:
-  """[B] bool, the tree has something to expand in the current move."""
-  root_open_BA = jnp.take_along_axis(
-    tree.is_open, tree.root_node[:, None, None], axis=1, mode="clip"
-  )[:, 0]
-  is_expanded = tree.root_node != NONE
-  has_budget = tree.simulations < config.num_simulations
-  can_simulate = has_budget & jnp.any(root_open_BA, axis=-1)
-  return ~tree.is_done & (~is_expanded | can_simulate)
-
-
 def begin_move(state: SearchState, config: SearchConfig) -> SearchState:
-  """Starts a move at the roots: new noise, no simulations yet (batched)."""
+  """Starts a move at the roots (batched)."""
+  begin = searchers.load(config).begin
 
   def one_tree(tree, key):
-    # Expansions fold in node indices >= 0; noise takes the other half.
-    key = jax.random.fold_in(key, -1 - tree.root_depth)
-    noise = jax.random.gumbel(key, tree.gumbel.shape)
-    is_expanded = tree.root_node != NONE
-    visits = jnp.where(is_expanded, tree.visits[tree.root_node], 0)
-    return tree.replace(
-      gumbel=config.gumbel_scale * noise,
-      simulations=jnp.zeros_like(tree.simulations),
-      move_visits=visits,
-    )
+    # Expansions fold in node indices >= 0; moves take the other half.
+    return begin(tree, jax.random.fold_in(key, -1 - tree.root_depth), config)
 
   return state._replace(tree=jax.vmap(one_tree)(state.tree, state.rng_key))
 
 
-def _descend(
-  tree: SearchTree, table: chex.Array, config: SearchConfig
+def is_searching(
+  tree: SearchTree, config: SearchConfig, max_steps: int
 ) -> chex.Array:
-  """The next candidate to expand, int32 [2] (one searching tree)."""
-  stats = tree_lib.node_stats(tree, tree.root_node, config)
-  candidate = gumbel.select_root(
-    stats, tree.gumbel, tree.move_visits, tree.simulations, table, config
-  )
-
-  def child(edge):
-    return tree.child[edge[0], edge[1]]
-
-  def down(edge):
-    node = child(edge)
-    stats = tree_lib.node_stats(tree, node, config)
-    return jnp.stack([node, gumbel.select_interior(stats, config)])
-
-  return jax.lax.while_loop(
-    lambda edge: child(edge) != NONE,
-    down,
-    jnp.stack([tree.root_node, candidate]),
-  )
+  """[B] bool, the tree has something to expand before its next commit."""
+  searcher = searchers.load(config)
+  return jax.vmap(lambda t: searcher.is_searching(t, config, max_steps))(tree)
 
 
 def _select(
   tree: SearchTree, block: chex.Array, config: SearchConfig, max_steps: int
 ) -> tuple[SearchTree, chex.Array]:
   """Selects and links W leaves per tree; returns candidate indices [B, W]."""
-  table = jnp.asarray(gumbel.schedule(config))
+  searcher = searchers.load(config)
 
-  def one_tree(tree, is_active, node):
-    at_root = jnp.stack([tree.root_parent, tree.root_candidate])
-    # Where there is no root to descend from this ends at a wrong place, but it
-    # ends: a child's index is above its parent's.
-    leaf = jnp.where(
-      tree.root_node == NONE, at_root, _descend(tree, table, config)
-    )
-    tree = tree_lib.link(tree, node, leaf, is_active, max_steps)
-    index = leaf[0] * config.num_candidates + leaf[1]
-    index = jnp.where(leaf[0] == NONE, PROBLEM, index)
+  def one_tree(tree, w, is_simulating):
+    is_active = searcher.is_searching(tree, config, max_steps)
+    edge, width = searcher.select(tree, w, config, max_steps)
+    is_active &= width > 0
+    tree = tree_lib.link(tree, block + w, edge, is_active, max_steps)
+    index = edge[0] * config.num_candidates + edge[1]
+    index = jnp.where(edge[0] == NONE, PROBLEM, index)
+    # Lost slots count: a move then takes a known number of rounds.
+    tree = tree.replace(simulations=tree.simulations + is_simulating)
     return tree, jnp.where(is_active, index, NOTHING)
 
-  is_simulating_B = is_searching(tree, config) & (tree.root_node != NONE)
+  is_simulating_B = is_searching(tree, config, max_steps)
+  is_simulating_B &= tree.root_node != NONE
   leaves = []
   for w in range(config.leaves_per_round):
-    is_active_B = is_searching(tree, config)
-    tree, leaf_B = jax.vmap(one_tree, in_axes=(0, 0, None))(
-      tree, is_active_B, block + w
+    tree, leaf_B = jax.vmap(one_tree, in_axes=(0, None, 0))(
+      tree, w, is_simulating_B
     )
-    # Lost slots count: a move then takes a known number of rounds.
-    tree = tree.replace(simulations=tree.simulations + is_simulating_B)
     leaves.append(leaf_B)
   return tree, jnp.stack(leaves, axis=1)
 
@@ -171,9 +134,10 @@ def insert_and_backup(
   tree = tree_lib.insert(
     state.tree, state.num_nodes, expansion, judgement, config, max_steps
   )
+  settle = searchers.load(config).settle
   for w in range(config.leaves_per_round):
     tree = jax.vmap(
-      lambda tree, node: tree_lib.backup(tree, node, config, max_steps),
+      lambda tree, node: settle(tree, node, config, max_steps),
       in_axes=(0, None),
     )(tree, state.num_nodes + w)
   return state._replace(
@@ -182,27 +146,10 @@ def insert_and_backup(
 
 
 def commit(state: SearchState, config: SearchConfig) -> SearchState:
-  """Commits the chosen candidate of every unfinished tree: its new root."""
-
-  def one_tree(tree):
-    stats = tree_lib.node_stats(tree, tree.root_node, config)
-    chosen = gumbel.choose(stats, tree.gumbel, tree.move_visits, config)
-    at = (tree.root_node, chosen)
-    # With every candidate pruned the line ends at an illegal step.
-    is_last = tree.is_terminal[at] | ~jnp.any(stats.is_valid)
-
-    def keep(old, new):
-      return jnp.where(tree.is_done, old, new)
-
-    return tree.replace(
-      root_parent=keep(tree.root_parent, tree.root_node),
-      root_candidate=keep(tree.root_candidate, chosen),
-      root_depth=keep(tree.root_depth, tree.root_depth + 1),
-      root_node=keep(tree.root_node, tree.child[at]),
-      is_done=tree.is_done | is_last,
-    )
-
-  return state._replace(tree=jax.vmap(one_tree)(state.tree))
+  """Commits what every unfinished tree has chosen: its new root."""
+  commit = searchers.load(config).commit
+  tree = jax.vmap(lambda tree: commit(tree, config))(state.tree)
+  return state._replace(tree=tree)
 
 
 def search_round(
@@ -230,20 +177,22 @@ def search_move(
 ) -> SearchState:
   """One move's search, nothing committed. Args as `play`."""
   return jax.lax.while_loop(
-    lambda state: jnp.any(is_searching(state.tree, config)),
+    lambda state: jnp.any(is_searching(state.tree, config, max_steps)),
     lambda state: search_round(params, state, expand_fn, config, max_steps),
     state,
   )
 
 
-def advance(state: SearchState, config: SearchConfig) -> SearchState:
+def advance(
+  state: SearchState, config: SearchConfig, max_steps: int
+) -> SearchState:
   """Commits in every tree whose move is over, until it searches or is done.
 
   Trees go from move to move on their own: none waits for another's search.
   """
 
   def is_waiting(tree):
-    return ~tree.is_done & ~is_searching(tree, config)
+    return ~tree.is_done & ~is_searching(tree, config, max_steps)
 
   def next_move(state):
     after = begin_move(commit(state, config), config)
@@ -261,7 +210,7 @@ def advance(state: SearchState, config: SearchConfig) -> SearchState:
       "is_done",
       "simulations",
       "move_visits",
-      "gumbel",
+      "noise",
     )
     old, new = state.tree, after.tree
     changed = {name: keep(old[name], new[name]) for name in names}
@@ -295,7 +244,9 @@ def play(
   return jax.lax.while_loop(
     lambda state: ~jnp.all(state.tree.is_done),
     lambda state: advance(
-      search_round(params, state, expand_fn, config, max_steps), config
+      search_round(params, state, expand_fn, config, max_steps),
+      config,
+      max_steps,
     ),
     state,
   )

@@ -18,12 +18,14 @@ reproduced.
 import math
 
 import chex
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from qstar_jax import improvement
 from qstar_jax.config import SearchConfig
-from qstar_jax.search.tree import NodeStats
+from qstar_jax.search import moves
+from qstar_jax.search.tree import NodeStats, SearchTree
 
 _NEVER = -jnp.inf
 
@@ -81,32 +83,32 @@ def _scaled_q(stats: NodeStats, config: SearchConfig) -> chex.Array:
   )
 
 
+def noise(
+  key: chex.PRNGKey, num_candidates: int, config: SearchConfig
+) -> chex.Array:
+  """Gumbel noise of a move's root, float32 [A]."""
+  return config.gumbel_scale * jax.random.gumbel(key, (num_candidates,))
+
+
 def select_root(
-  stats: NodeStats,
-  gumbel_A: chex.Array,
-  move_visits_A: chex.Array,
-  simulation: chex.Array,
-  schedule_table: chex.Array,
-  config: SearchConfig,
+  tree: SearchTree, stats: NodeStats, config: SearchConfig
 ) -> chex.Array:
   """The root candidate of the next simulation (one tree).
 
   Args:
+    tree: says which simulation of the move it is, and the visits before the
+      move, which its halving does not count.
     stats: of the root.
-    gumbel_A: noise.
-    move_visits_A: visits when the move began, which this move's halving does
-      not count.
-    simulation: index of the simulation in the move.
-    schedule_table: from `schedule`.
     config: of the search.
 
   Returns:
     int32 candidate; one that is open, if any is.
   """
-  visits_A = stats.visits - move_visits_A
+  visits_A = stats.visits - tree.move_visits
   num_considered = jnp.sum(stats.is_open | (visits_A > 0))
-  wanted = schedule_table[num_considered, simulation]
-  score_A = gumbel_A + stats.prior_logits + _scaled_q(stats, config)
+  table = jnp.asarray(schedule(config))
+  wanted = table[num_considered, tree.simulations]
+  score_A = tree.noise + stats.prior_logits + _scaled_q(stats, config)
   is_wanted = stats.is_open & (visits_A == wanted)
   # Candidates may close before they reach the visits the schedule counts on.
   allowed = jnp.where(jnp.any(is_wanted), is_wanted, stats.is_open)
@@ -127,26 +129,27 @@ def select_interior(stats: NodeStats, config: SearchConfig) -> chex.Array:
 
 
 def choose(
-  stats: NodeStats,
-  gumbel_A: chex.Array,
-  move_visits_A: chex.Array,
-  config: SearchConfig,
+  tree: SearchTree, stats: NodeStats, config: SearchConfig
 ) -> chex.Array:
   """The candidate to commit (one tree): best of the halving's survivors.
 
   Args:
+    tree: knows the move's noise, and the visits before the move.
     stats: of the root.
-    gumbel_A: the move's noise.
-    move_visits_A: visits when the move began.
     config: of the search.
 
   Returns:
     int32 candidate.
   """
-  visits_A = stats.visits - move_visits_A
+  visits_A = stats.visits - tree.move_visits
   is_survivor = visits_A == jnp.max(jnp.where(stats.is_valid, visits_A, 0))
   if not config.mctx_mode:
     is_survivor |= ~stats.is_open
-  score_A = gumbel_A + stats.prior_logits + _scaled_q(stats, config)
+  score_A = tree.noise + stats.prior_logits + _scaled_q(stats, config)
   score_A = jnp.where(is_survivor & stats.is_valid, score_A, _NEVER)
   return jnp.argmax(score_A).astype(jnp.int32)
+
+
+SEARCHER = moves.make_searcher(
+  moves.Rules(noise, select_root, select_interior, choose)
+)

@@ -1,9 +1,30 @@
-"""The searchers by name. Each is a setting of the one search over steps."""
+"""The searchers by name: which file, and which settings in an evaluation.
+
+Loads no JAX: configs are checked before it is set up.
+"""
 
 import dataclasses
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 from qstar_jax.config import SearchConfig
 from qstar_jax.errors import UserError
+
+if TYPE_CHECKING:
+  from qstar_jax.search.searcher import Searcher
+
+
+class Entry(NamedTuple):
+  """One name.
+
+  Attributes:
+    module: of `qstar_jax.search`; its `SEARCHER` decides.
+    for_evaluation: the settings that the name stands for, without exploration.
+  """
+
+  module: str
+  for_evaluation: Callable[[SearchConfig], SearchConfig]
 
 
 def _gumbel(config: SearchConfig) -> SearchConfig:
@@ -32,7 +53,17 @@ def _sample(config: SearchConfig) -> SearchConfig:
   return _chain(config, 1.0)
 
 
-SEARCHERS = {"gumbel": _gumbel, "greedy": _greedy, "sample": _sample}
+SEARCHERS = {
+  "gumbel": Entry("gumbel", _gumbel),
+  "greedy": Entry("gumbel", _greedy),
+  "sample": Entry("gumbel", _sample),
+}
+
+
+def load(config: SearchConfig) -> "Searcher":
+  """The searcher that a config names."""
+  module = SEARCHERS[config.searcher].module
+  return importlib.import_module(f"qstar_jax.search.{module}").SEARCHER
 
 
 def for_evaluation(
@@ -55,7 +86,7 @@ def for_evaluation(
     raise UserError(
       f"searcher {searcher!r}: known searchers are {', '.join(SEARCHERS)}"
     )
-  config = SEARCHERS[searcher](config)
+  config = SEARCHERS[searcher].for_evaluation(config)
   return dataclasses.replace(
     config,
     searcher=searcher,

@@ -56,7 +56,7 @@ class SearchTree:
     simulations: int32 [B], of the current move, the root's own expansion not
       counted; a leaf slot that found nothing to expand counts.
     move_visits: int32 [B, A], visits of the root when the move began.
-    gumbel: float32 [B, A], noise of the current move.
+    noise: float32 [B, A], of the current move.
     tokens_used: int32 [B], generated and prefilled so far.
   """
 
@@ -91,7 +91,7 @@ class SearchTree:
   is_done: chex.Array
   simulations: chex.Array
   move_visits: chex.Array
-  gumbel: chex.Array
+  noise: chex.Array
   tokens_used: chex.Array
 
 
@@ -157,7 +157,7 @@ def new_tree(
     is_done=full((b,), False, bool),
     simulations=full((b,), 0),
     move_visits=full((b, num_candidates), 0),
-    gumbel=full((b, num_candidates), 0, jnp.float32),
+    noise=full((b, num_candidates), 0, jnp.float32),
     tokens_used=prompt_length_B.astype(jnp.int32),
   )
 

@@ -150,7 +150,7 @@ class Player:
       state = driver.insert_and_backup(
         state, expansion, judgement, config, max_steps
       )
-      return driver.advance(state, config)
+      return driver.advance(state, config, max_steps)
 
     self._begin = sharded(
       self._first_state,

@@ -106,10 +106,10 @@ def judged_round(state, world, config: SearchConfig, max_steps: int):
   return state, leaf_BW, expansion, judgement
 
 
-@functools.partial(jax.jit, static_argnames="config")
-def advance(state, config: SearchConfig):
+@functools.partial(jax.jit, static_argnames=("config", "max_steps"))
+def advance(state, config: SearchConfig, max_steps: int):
   """`driver.advance`, compiled."""
-  return driver.advance(state, config)
+  return driver.advance(state, config, max_steps)
 
 
 class Round(NamedTuple):
@@ -139,7 +139,7 @@ def judged_play(roots_B, world, config: SearchConfig, max_steps: int):
     before = state.tree
     state, *seen = judged_round(state, world, config, max_steps)
     after = state.tree
-    state = advance(state, config)
+    state = advance(state, config, max_steps)
     yield Round(*jax.device_get((before, after, state.tree, *seen)))
 
 

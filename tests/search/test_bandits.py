@@ -137,7 +137,7 @@ def test_choice_without_simulations(noise, chosen):
   }
   state = search(table(entries, width=3), 1)
   noise = jnp.asarray([noise], jnp.float32)
-  state = state._replace(tree=state.tree.replace(gumbel=noise))
+  state = state._replace(tree=state.tree.replace(noise=noise))
   assert commit(state, CONFIG).tree.root_candidate == chosen
 
 
@@ -203,7 +203,7 @@ def test_subtree_is_known_when_its_last_leaf_is():
   assert not state.tree.is_open[0, 0].any()
   # All that is left is worth 0.2, on both levels.
   np.testing.assert_allclose(q[0], 0.2, atol=1e-6)
-  assert not driver.is_searching(state.tree, CONFIG)
+  assert not driver.is_searching(state.tree, CONFIG, MAX_STEPS)
 
 
 def test_schedule_of_sequential_halving():
@@ -222,7 +222,7 @@ def test_visits_of_sequential_halving():
   np.testing.assert_array_equal(root_of(state)[0], [2, 2, 2, 2])
   state = search(table(entries), 8, state=state)
   np.testing.assert_array_equal(root_of(state)[0], [2, 6, 2, 6])
-  assert not driver.is_searching(state.tree, CONFIG)
+  assert not driver.is_searching(state.tree, CONFIG, MAX_STEPS)
 
 
 def test_budget_of_exhausted_candidates_goes_to_the_others():
@@ -314,8 +314,11 @@ def test_choice_among_survivors(is_open, is_valid, chosen):
     is_valid=jnp.asarray(is_valid, bool),
   )
   # Without the visits of earlier moves: 6, 6, 2 and 2.
-  move_visits = jnp.asarray([3, 3, 6, 3])
-  assert choose(stats, jnp.zeros(A), move_visits, CONFIG) == chosen
+  tree = jax.tree.map(lambda x: x[0], start(CONFIG).tree)
+  tree = tree.replace(
+    noise=jnp.zeros(A), move_visits=jnp.asarray([3, 3, 6, 3])
+  )
+  assert choose(tree, stats, CONFIG) == chosen
 
 
 def test_next_move_keeps_the_subtree_and_halves_anew():
@@ -333,7 +336,7 @@ def test_next_move_keeps_the_subtree_and_halves_anew():
   # The whole budget is spent again, on top of what was known.
   new_visits = np.sort(root_of(state)[0] - kept)
   np.testing.assert_array_equal(new_visits, [2, 2, 6, 6])
-  assert not driver.is_searching(state.tree, CONFIG)
+  assert not driver.is_searching(state.tree, CONFIG, MAX_STEPS)
   # What hangs above the root is no business of this search.
   np.testing.assert_array_equal(state.tree.visits[0, 0], before.visits[0, 0])
 

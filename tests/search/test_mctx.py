@@ -27,7 +27,7 @@ def ours(roots, gumbel_noise, root_value, config):
     prompt_length_B=jnp.zeros((B,), jnp.int32),
   )
   state = driver.SearchState(
-    tree=tree.replace(gumbel=gumbel_noise),
+    tree=tree.replace(noise=gumbel_noise),
     store=testing.hash_store(roots, num_nodes, config.num_candidates),
     num_nodes=jnp.int32(0),
     rng_key=jax.random.split(jax.random.key(0), B),

@@ -129,7 +129,7 @@ class PlainSearch:
     path = self.path(edge, root)
     first, *below = path
     node = self.nodes[root]
-    noise = before.move_visits, before.gumbel
+    noise = before.move_visits, before.noise
     assert self.from_root(node, *noise, simulation)[first[1]]
     for parent, a in below:
       assert self.down(self.nodes[parent])[a]
@@ -251,7 +251,7 @@ def follow(rounds, config, row):
     plain.compare(after)
     if one.advanced.root_depth == after.root_depth + 1:
       node = plain.nodes[after.root_node]
-      chosen = plain.to_commit(node, after.move_visits, after.gumbel)
+      chosen = plain.to_commit(node, after.move_visits, after.noise)
       assert one.advanced.root_parent == after.root_node
       assert chosen[one.advanced.root_candidate]
   return plain

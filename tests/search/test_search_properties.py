@@ -99,7 +99,7 @@ def check_round(round_, config):
   assert (after.simulations <= config.num_simulations).all()
   # Every move has noise of its own.
   goes_on = is_over & ~advanced.is_done
-  is_new = (advanced.gumbel != after.gumbel).all(axis=1)
+  is_new = (advanced.noise != after.noise).all(axis=1)
   assert is_new[goes_on].all()
   # A finished tree rests; no other waits for its neighbours.
   is_done = round_.before.is_done
