@@ -70,7 +70,7 @@ def _expand(
     hidden_BM,
     length_B,
     sampling.per_row_uniform(rng_key_B, shape),
-    search_engines.all_active(case),
+    search_engines.every_candidate(case),
     search_engines.never_ends(case),
     1.0,
   )

@@ -159,9 +159,9 @@ def never_ends(case: Case) -> chex.Array:
   return jnp.zeros((case.vocabulary_size,), bool)
 
 
-def all_active(case: Case) -> chex.Array:
-  """[B] bool, every tree has a leaf to expand."""
-  return jnp.ones((case.num_trees,), bool)
+def every_candidate(case: Case) -> chex.Array:
+  """int32 [B], every tree's leaf wants all of its candidates."""
+  return jnp.full((case.num_trees,), case.num_candidates)
 
 
 def random_network(case: Case) -> tuple[nnx.GraphDef, nnx.State]:
@@ -222,7 +222,7 @@ def to_expansion(model: Transformer, steps: decoding.DecodedSteps) -> Expansion:
     prm=jax.nn.sigmoid(heads.prm_logit),
     ended=goes_on,
     truncated=goes_on,
-    count=count_duplicates(steps.tokens),
+    count=count_duplicates(steps.tokens, steps.length > 0),
   )
   return jax.tree.map(lambda x: x[:, None], expansion)
 
@@ -236,8 +236,10 @@ def step_tree_expand(graphdef: nnx.GraphDef, case: Case):
     temperature=1.0,
   )
 
-  def expand_on(params, rng_key_B, store, leaf_BW, block):
-    expansion, store = expand(params, rng_key_B, store, leaf_BW, block)
+  def expand_on(params, rng_key_B, store, leaf_BW, width_BW, block):
+    expansion, store = expand(
+      params, rng_key_B, store, leaf_BW, width_BW, block
+    )
     goes_on = jnp.zeros_like(expansion.truncated)
     return expansion._replace(ended=goes_on, truncated=goes_on), store
 
@@ -260,7 +262,7 @@ def start_search(
     prompt_length_B=jnp.full((case.num_trees,), case.prompt_tokens),
   )
   state = SearchState(tree, store, jnp.int32(0), rng_key_B)
-  return driver.begin_move(state, case.search)
+  return driver.begin_move(state, case.search, case.max_steps)
 
 
 def _driven(case: Case, params: Any, start_fn, expand_fn) -> Engine:
@@ -359,7 +361,7 @@ def reprefill(case: Case) -> Engine:
     )
     return start_search(model, own, store, hidden_BM, rng_key_B)
 
-  def expand(params, rng_key_B, store, leaf_BW, block):
+  def expand(params, rng_key_B, store, leaf_BW, width_BW, block):
     model = nnx.merge(graphdef, params)
     steps_BS, depth_B = _chosen_line(store, leaf_BW[:, 0])
     line_BS = jnp.concatenate([store.prompt, steps_BS], axis=1)
@@ -372,7 +374,7 @@ def reprefill(case: Case) -> Engine:
       line.prompt_hidden,
       length_B,
       sampling.per_row_uniform(rng_key_B, (a, t)),
-      all_active(own),
+      every_candidate(own),
       never_ends(case),
       1.0,
     ).steps

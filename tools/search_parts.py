@@ -159,7 +159,7 @@ def _decode(graphdef, case, params, prefix, hidden_XM, rng_key_B):
     hidden_XM,
     jnp.full((case.num_trees,), case.prefix_tokens),
     sampling.per_row_uniform(rng_key_B, shape),
-    search_engines.all_active(case),
+    search_engines.every_candidate(case),
     search_engines.never_ends(case),
     1.0,
   ).steps
@@ -208,8 +208,8 @@ def _stages(graphdef: nnx.GraphDef, case: Case) -> tuple[Callable, ...]:
   arguments = case.search, case.max_steps
 
   def select(state):
-    def no_expansion(params, rng_key_B, store, leaf_BW, block):
-      del params, rng_key_B, block
+    def no_expansion(params, rng_key_B, store, leaf_BW, width_BW, block):
+      del params, rng_key_B, width_BW, block
       nothing = jnp.zeros((*leaf_BW.shape, case.num_candidates))
       return Expansion(*[nothing] * len(Expansion._fields)), store
 

@@ -102,7 +102,7 @@ class Streams(NamedTuple):
 def _open_streams(
   config: ModelConfig,
   hidden_XM: chex.Array,
-  is_active_X: chex.Array,
+  width_X: chex.Array,
   a: int,
   t: int,
 ) -> Streams:
@@ -116,7 +116,7 @@ def _open_streams(
   return Streams(
     step=jnp.int32(0),
     hidden=jnp.repeat(hidden_XM, a, axis=0),
-    is_open=jnp.repeat(is_active_X, a),
+    is_open=(jnp.arange(a)[None] < width_X[:, None]).reshape(-1),
     tokens=jnp.zeros((t, rows), jnp.int32),
     log_prob=jnp.zeros((t, rows), jnp.float32),
     proposal_log_prob=jnp.zeros((rows,), jnp.float32),
@@ -172,7 +172,7 @@ def _decode_together(
   hidden_XM: chex.Array,
   position_X: chex.Array,
   uniform_XAT: chex.Array,
-  is_active_X: chex.Array,
+  width_X: chex.Array,
   ends_step_V: chex.Array,
   temperature: float,
 ) -> Streams:
@@ -212,7 +212,7 @@ def _decode_together(
   return jax.lax.while_loop(
     lambda streams: (streams.step < t) & jnp.any(streams.is_open),
     body,
-    _open_streams(model.config, hidden_XM, is_active_X, a, t),
+    _open_streams(model.config, hidden_XM, width_X, a, t),
   )
 
 
@@ -244,7 +244,7 @@ def decode_streams(
   hidden_XM: chex.Array,
   position_X: chex.Array,
   uniform_XAT: chex.Array,
-  is_active_X: chex.Array,
+  width_X: chex.Array,
   ends_step_V: chex.Array,
   temperature: float,
 ) -> DecodedStreams:
@@ -260,7 +260,8 @@ def decode_streams(
     hidden_XM: [X, M], final hidden state of the prefix.
     position_X: int32 [X], absolute position of the steps' first token.
     uniform_XAT: [X, A, T] in [0, 1), one random number per token.
-    is_active_X: bool [X], the leaf wants steps; others get empty ones.
+    width_X: int32 [X] in 0..A, how many steps the leaf wants; the streams
+      beyond stay empty.
     ends_step_V: bool [V], tokens that end a step.
     temperature: static, of the proposal.
 
@@ -268,7 +269,7 @@ def decode_streams(
     The steps, and their keys and values.
   """
   x, a, _ = uniform_XAT.shape
-  leaves = prefix, hidden_XM, position_X, uniform_XAT, is_active_X
+  leaves = prefix, hidden_XM, position_X, uniform_XAT, width_X
 
   def decode(leaves):
     streams = _decode_together(model, layers, *leaves, ends_step_V, temperature)
@@ -277,8 +278,8 @@ def decode_streams(
   n = _leaves_at_once(prefix, a)
   if n == x:
     return decode(leaves)
-  # Active leaves first, and no turn for the others.
-  order_X = jnp.argsort(~is_active_X, stable=True)
+  # Leaves that want steps first, and no turn for the others.
+  order_X = jnp.argsort(width_X == 0, stable=True)
 
   def turn(i, decoded):
     # Where n does not divide X the slice of the last turn is moved back, onto
@@ -289,5 +290,5 @@ def decode_streams(
 
   shapes = jax.eval_shape(decode, leaves)
   empty = jax.tree.map(lambda y: jnp.zeros(y.shape, y.dtype), shapes)
-  num_turns = (jnp.sum(is_active_X) + n - 1) // n
+  num_turns = (jnp.sum(width_X > 0) + n - 1) // n
   return jax.lax.fori_loop(0, num_turns, turn, empty)

@@ -44,18 +44,20 @@ class SearchState(NamedTuple):
 
 
 def num_nodes_needed(config: SearchConfig, max_steps: int) -> int:
-  """N, room for a whole play of at most `max_steps` moves."""
-  rounds = 1 + config.num_simulations // config.leaves_per_round
-  return max_steps * rounds * config.leaves_per_round
+  """N, room for a whole play of at most `max_steps` moves; divides by W."""
+  return searchers.load(config).num_nodes(config, max_steps)
 
 
-def begin_move(state: SearchState, config: SearchConfig) -> SearchState:
+def begin_move(
+  state: SearchState, config: SearchConfig, max_steps: int
+) -> SearchState:
   """Starts a move at the roots (batched)."""
   begin = searchers.load(config).begin
 
   def one_tree(tree, key):
     # Expansions fold in node indices >= 0; moves take the other half.
-    return begin(tree, jax.random.fold_in(key, -1 - tree.root_depth), config)
+    key = jax.random.fold_in(key, -1 - tree.root_depth)
+    return begin(tree, key, config, max_steps)
 
   return state._replace(tree=jax.vmap(one_tree)(state.tree, state.rng_key))
 
@@ -70,30 +72,38 @@ def is_searching(
 
 def _select(
   tree: SearchTree, block: chex.Array, config: SearchConfig, max_steps: int
-) -> tuple[SearchTree, chex.Array]:
-  """Selects and links W leaves per tree; returns candidate indices [B, W]."""
+) -> tuple[SearchTree, chex.Array, chex.Array]:
+  """Selects and links W leaves per tree.
+
+  Returns:
+    The trees, the leaves as candidate indices [B, W], their widths [B, W].
+  """
   searcher = searchers.load(config)
 
   def one_tree(tree, w, is_simulating):
     is_active = searcher.is_searching(tree, config, max_steps)
     edge, width = searcher.select(tree, w, config, max_steps)
-    is_active &= width > 0
-    tree = tree_lib.link(tree, block + w, edge, is_active, max_steps)
+    width = jnp.where(is_active, width, 0)
+    tree = tree_lib.link(tree, block + w, edge, width, max_steps)
     index = edge[0] * config.num_candidates + edge[1]
     index = jnp.where(edge[0] == NONE, PROBLEM, index)
+    index = jnp.where(width > 0, index, NOTHING)
     # Lost slots count: a move then takes a known number of rounds.
     tree = tree.replace(simulations=tree.simulations + is_simulating)
-    return tree, jnp.where(is_active, index, NOTHING)
+    return tree, (index, width)
 
   is_simulating_B = is_searching(tree, config, max_steps)
   is_simulating_B &= tree.root_node != NONE
   leaves = []
   for w in range(config.leaves_per_round):
-    tree, leaf_B = jax.vmap(one_tree, in_axes=(0, None, 0))(
+    tree, leaf = jax.vmap(one_tree, in_axes=(0, None, 0))(
       tree, w, is_simulating_B
     )
-    leaves.append(leaf_B)
-  return tree, jnp.stack(leaves, axis=1)
+    leaves.append(leaf)
+  leaf_BW, width_BW = (
+    jnp.stack(field, axis=1) for field in zip(*leaves, strict=True)
+  )
+  return tree, leaf_BW, width_BW
 
 
 def select_and_expand(
@@ -116,9 +126,11 @@ def select_and_expand(
     The state with linked, empty nodes; leaf_BW; the expansion.
   """
   block = state.num_nodes
-  tree, leaf_BW = _select(state.tree, block, config, max_steps)
+  tree, leaf_BW, width_BW = _select(state.tree, block, config, max_steps)
   keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(state.rng_key, block)
-  expansion, store = expand_fn(params, keys, state.store, leaf_BW, block)
+  expansion, store = expand_fn(
+    params, keys, state.store, leaf_BW, width_BW, block
+  )
   chex.assert_shape(expansion.count, (*leaf_BW.shape, config.num_candidates))
   return state._replace(tree=tree, store=store), leaf_BW, expansion
 
@@ -195,7 +207,7 @@ def advance(
     return ~tree.is_done & ~is_searching(tree, config, max_steps)
 
   def next_move(state):
-    after = begin_move(commit(state, config), config)
+    after = begin_move(commit(state, config), config, max_steps)
     waits_B = is_waiting(state.tree)
 
     def keep(old, new):
@@ -209,6 +221,8 @@ def advance(
       "root_node",
       "is_done",
       "simulations",
+      "move_simulations",
+      "move_width",
       "move_visits",
       "noise",
     )

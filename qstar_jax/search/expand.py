@@ -26,7 +26,8 @@ class Expansion(NamedTuple):
     ended: bool [B, W, A], the candidate finishes its line.
     truncated: bool [B, W, A], no delimiter within T tokens.
     count: int32 [B, W, A] >= 0, samples that were this candidate; 0 marks a
-      duplicate merged into an earlier one, which is no candidate any more.
+      duplicate merged into an earlier one, which is no candidate any more, and
+      what was not sampled, which has length 0 besides.
   """
 
   tokens: chex.Array
@@ -43,15 +44,16 @@ class Expansion(NamedTuple):
 # What a search hands through to its expand function and never looks into.
 Store = Any
 
-# (params, rng_key_B, store, leaf_BW, block) -> (Expansion, store).
+# (params, rng_key_B, store, leaf_BW, width_BW, block) -> (Expansion, store).
 #
-# Samples candidates at leaf_BW, int32 [B, W]: the candidate index
-# node * A + a, `PROBLEM`, or `NOTHING` where the search will ignore the result,
-# whatever it is. Leaf w of every tree becomes node `block + w`
-# (int32 scalar). rng_key_B holds one key per tree, consumed, so that a tree's
-# result does not depend on its neighbours.
+# Samples the first width_BW (int32 [B, W], at most A) candidates at leaf_BW,
+# int32 [B, W]: the candidate index node * A + a, `PROBLEM`, or `NOTHING`, of
+# width 0, where the search will ignore the result, whatever it is. Leaf w of
+# every tree becomes node `block + w` (int32 scalar). rng_key_B holds one key
+# per tree, consumed, so that a tree's result does not depend on its neighbours.
 ExpandFn = Callable[
-  [Any, chex.PRNGKey, Store, chex.Array, chex.Array], tuple[Expansion, Store]
+  [Any, chex.PRNGKey, Store, chex.Array, chex.Array, chex.Array],
+  tuple[Expansion, Store],
 ]
 
 

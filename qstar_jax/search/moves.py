@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from qstar_jax.config import SearchConfig
+from qstar_jax.search import budget
 from qstar_jax.search import tree as tree_lib
 from qstar_jax.search.searcher import Pick, Searcher, step_down
-from qstar_jax.search.tree import NONE, NodeStats, SearchTree
+from qstar_jax.search.tree import NONE, SearchTree
 
 
 class Rules(NamedTuple):
@@ -22,51 +23,89 @@ class Rules(NamedTuple):
 
   Attributes:
     noise: (key, num_candidates, config) -> float32 [A], of a move's root.
-    select_root: (tree, stats, config) -> candidate of the root.
-    select_interior: (stats, config) -> candidate of a node below it.
-    choose: (tree, stats, config) -> candidate to commit.
+    select_root: (tree, config) -> candidate of the root, for a simulation.
+    select_interior: (tree, node, config) -> candidate of a node below it.
+    choose: (tree, config) -> candidate of the root, to commit.
   """
 
   noise: Callable[[chex.PRNGKey, int, SearchConfig], chex.Array]
-  select_root: Callable[[SearchTree, NodeStats, SearchConfig], chex.Array]
-  select_interior: Callable[[NodeStats, SearchConfig], chex.Array]
-  choose: Callable[[SearchTree, NodeStats, SearchConfig], chex.Array]
+  select_root: Callable[[SearchTree, SearchConfig], chex.Array]
+  select_interior: Callable[[SearchTree, chex.Array, SearchConfig], chex.Array]
+  choose: Callable[[SearchTree, SearchConfig], chex.Array]
+
+
+def num_nodes(config: SearchConfig, max_steps: int) -> int:
+  """Lost slots count as simulations: a move takes a known number of rounds."""
+  rounds = 1 + config.num_simulations // config.leaves_per_round
+  return max_steps * rounds * config.leaves_per_round
+
+
+def _kept(tree: SearchTree, max_steps: int) -> chex.Array:
+  """Tokens for the steps after this move's, when nothing else is left."""
+  return budget.tail_tokens(tree, max_steps - 1 - tree.root_depth)
+
+
+def _plan(
+  tree: SearchTree, config: SearchConfig, max_steps: int
+) -> tuple[chex.Array, chex.Array]:
+  """Width and number of the simulations of a move that begins.
+
+  A move may spend half of what is left, the last possible one all of it: as
+  many simulations as the root has candidates, or as the config says.
+  """
+  max_step_tokens = tree.tokens.shape[-1]
+  room = budget.room(tree) - _kept(tree, max_steps)
+  share = jnp.where(tree.root_depth + 1 < max_steps, room // 2, room)
+  steps = jnp.maximum(share // max_step_tokens, 0)
+  square_root = jnp.sqrt(steps.astype(jnp.float32)).astype(jnp.int32)
+  width = jnp.clip(square_root, 1, config.num_candidates)
+  # The root's own expansion is the first; each runs its leaf's step besides.
+  num_simulations = jnp.clip(steps // (1 + width) - 1, 0)
+  return width, jnp.minimum(num_simulations, config.num_simulations)
 
 
 def is_searching(
   tree: SearchTree, config: SearchConfig, max_steps: int
 ) -> chex.Array:
-  """The root is not expanded yet, or has simulations left and a use for them."""
-  del max_steps
+  """The root is not expanded yet, or has simulations and a use for them."""
+  del config
   is_expanded = tree.root_node != NONE
-  has_simulations = tree.simulations < config.num_simulations
-  can_simulate = has_simulations & jnp.any(tree.is_open[tree.root_node])
+  # For the longest step, and one candidate.
+  is_affordable = (
+    budget.room(tree) - _kept(tree, max_steps) >= 2 * tree.tokens.shape[-1]
+  )
+  can_simulate = (
+    (tree.simulations < tree.move_simulations)
+    & is_affordable
+    & jnp.any(tree.is_open[tree.root_node])
+  )
   return ~tree.is_done & (~is_expanded | can_simulate)
 
 
 def make_searcher(rules: Rules) -> Searcher:
   """The searcher that follows the rules."""
 
-  def begin(tree, key, config):
+  def begin(tree, key, config, max_steps):
+    width, num_simulations = _plan(tree, config, max_steps)
     is_expanded = tree.root_node != NONE
     visits = jnp.where(is_expanded, tree.visits[tree.root_node], 0)
     return tree.replace(
       noise=rules.noise(key, tree.noise.shape[0], config),
       simulations=jnp.zeros_like(tree.simulations),
+      move_simulations=num_simulations,
+      move_width=width,
       move_visits=visits,
     )
 
   def descend(tree, config):
-    stats = tree_lib.node_stats(tree, tree.root_node, config)
-    candidate = rules.select_root(tree, stats, config)
+    candidate = rules.select_root(tree, config)
 
     def child(edge):
       return tree.child[edge[0], edge[1]]
 
     def down(edge):
       node = child(edge)
-      stats = tree_lib.node_stats(tree, node, config)
-      return jnp.stack([node, rules.select_interior(stats, config)])
+      return jnp.stack([node, rules.select_interior(tree, node, config)])
 
     return jax.lax.while_loop(
       lambda edge: child(edge) != NONE,
@@ -75,19 +114,21 @@ def make_searcher(rules: Rules) -> Searcher:
     )
 
   def select(tree, slot, config, max_steps):
-    del slot, max_steps
+    del slot
     at_root = jnp.stack([tree.root_parent, tree.root_candidate])
     # Where there is no root to descend from this ends at a wrong place, but it
     # ends: a child's index is above its parent's.
     edge = jnp.where(tree.root_node == NONE, at_root, descend(tree, config))
-    return Pick(edge, jnp.int32(config.num_candidates))
+    affordable = budget.affordable_width(tree, edge, _kept(tree, max_steps))
+    return Pick(edge, jnp.minimum(affordable, tree.move_width))
 
   def commit(tree, config):
-    stats = tree_lib.node_stats(tree, tree.root_node, config)
-    chosen = rules.choose(tree, stats, config)
-    edge = jnp.stack([tree.root_node, chosen])
+    node, chosen = tree.root_node, rules.choose(tree, config)
     # With every candidate pruned the line ends at an illegal step.
-    is_last = tree.is_terminal[edge[0], edge[1]] | ~jnp.any(stats.is_valid)
-    return step_down(tree, edge, is_last)
+    has_choice = jnp.any(tree.count[node] > 0)
+    is_last = tree.is_terminal[node, chosen] | ~has_choice
+    return step_down(tree, jnp.stack([node, chosen]), is_last)
 
-  return Searcher(begin, is_searching, select, tree_lib.backup, commit)
+  return Searcher(
+    num_nodes, begin, is_searching, select, tree_lib.backup, commit
+  )

@@ -1,6 +1,6 @@
 """What a search algorithm decides; `driver` does everything else.
 
-A searcher is five pure functions of one tree, traced and vmapped. A round asks
+A searcher is pure functions of one tree, traced and vmapped. A round asks
 `select` for a leaf W times, expands all of them, and calls `settle` for each
 new node. Where `is_searching` says no the tree takes a `commit`: one step, from
 which the search goes on, or a whole line, which ends it.
@@ -32,8 +32,9 @@ class Searcher(NamedTuple):
   """One algorithm.
 
   Attributes:
-    begin: (tree, key, config) -> tree, at the start of a move; the key is the
-      move's own.
+    num_nodes: (config, max_steps) -> N, room for a whole play; divides by W.
+    begin: (tree, key, config, max_steps) -> tree, at the start of a move; the
+      key is the move's own.
     is_searching: (tree, config, max_steps) -> bool scalar, there is something
       to expand before the next commit.
     select: (tree, slot, config, max_steps) -> Pick, asked of searching trees
@@ -44,7 +45,8 @@ class Searcher(NamedTuple):
     commit: (tree, config) -> tree, of a tree that is not searching.
   """
 
-  begin: Callable[[SearchTree, chex.PRNGKey, SearchConfig], SearchTree]
+  num_nodes: Callable[[SearchConfig, int], int]
+  begin: Callable[[SearchTree, chex.PRNGKey, SearchConfig, int], SearchTree]
   is_searching: Callable[[SearchTree, SearchConfig, int], chex.Array]
   select: Callable[[SearchTree, int, SearchConfig, int], Pick]
   settle: Callable[[SearchTree, chex.Array, SearchConfig, int], SearchTree]
@@ -82,7 +84,7 @@ def step_down(
 
 
 def best_edge(score_NA: chex.Array) -> chex.Array:
-  """int32 [2]: the first of the largest scores; (NONE, NONE) if all are -inf."""
+  """int32 [2]: first of the largest scores; (NONE, NONE) if all are -inf."""
   index = jnp.argmax(score_NA)
   edge = jnp.stack(jnp.unravel_index(index, score_NA.shape)).astype(jnp.int32)
   return jnp.where(jnp.isneginf(jnp.max(score_NA)), NONE, edge)

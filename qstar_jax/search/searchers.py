@@ -1,12 +1,9 @@
-"""The searchers by name: which file, and which settings in an evaluation.
-
-Loads no JAX: configs are checked before it is set up.
-"""
+"""The searchers by name. Loads no JAX until one of them is needed."""
 
 import dataclasses
 import importlib
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from qstar_jax.config import SearchConfig
 from qstar_jax.errors import UserError
@@ -14,56 +11,33 @@ from qstar_jax.errors import UserError
 if TYPE_CHECKING:
   from qstar_jax.search.searcher import Searcher
 
-
-class Entry(NamedTuple):
-  """One name.
-
-  Attributes:
-    module: of `qstar_jax.search`; its `SEARCHER` decides.
-    for_evaluation: the settings that the name stands for, without exploration.
-  """
-
-  module: str
-  for_evaluation: Callable[[SearchConfig], SearchConfig]
-
-
-def _gumbel(config: SearchConfig) -> SearchConfig:
-  """Gumbel search without exploration noise at the root."""
-  return dataclasses.replace(config, gumbel_scale=0.0)
+# Each is a module of `algorithms`.
+SEARCHERS = (
+  "gumbel",
+  "puct",
+  "greedy",
+  "sample",
+  "best_of_n",
+  "beam",
+  "dvts",
+  "tot_bfs",
+  "tot_dfs",
+  "astar",
+  "best_first",
+)
 
 
-def _chain(config: SearchConfig, temperature: float) -> SearchConfig:
-  return dataclasses.replace(
-    config,
-    num_candidates=1,
-    num_simulations=0,
-    leaves_per_round=1,
-    temperature=temperature,
-    gumbel_scale=0.0,
-  )
-
-
-def _greedy(config: SearchConfig) -> SearchConfig:
-  """The policy alone, its most likely token each time."""
-  return _chain(config, 0.0)
-
-
-def _sample(config: SearchConfig) -> SearchConfig:
-  """The policy alone, one line sampled at temperature 1."""
-  return _chain(config, 1.0)
-
-
-SEARCHERS = {
-  "gumbel": Entry("gumbel", _gumbel),
-  "greedy": Entry("gumbel", _greedy),
-  "sample": Entry("gumbel", _sample),
-}
+def _module(name: str) -> ModuleType:
+  if name not in SEARCHERS:
+    raise UserError(
+      f"searcher {name!r}: known searchers are {', '.join(SEARCHERS)}"
+    )
+  return importlib.import_module(f"qstar_jax.search.algorithms.{name}")
 
 
 def load(config: SearchConfig) -> "Searcher":
   """The searcher that a config names."""
-  module = SEARCHERS[config.searcher].module
-  return importlib.import_module(f"qstar_jax.search.{module}").SEARCHER
+  return _module(config.searcher).SEARCHER
 
 
 def for_evaluation(
@@ -73,7 +47,7 @@ def for_evaluation(
 
   Args:
     config: widths, budget and temperature to start from.
-    searcher: a key of `SEARCHERS`.
+    searcher: a name in `SEARCHERS`.
     terminal_value: `value` or `outcome`.
 
   Returns:
@@ -82,11 +56,7 @@ def for_evaluation(
   Raises:
     UserError: unknown searcher.
   """
-  if searcher not in SEARCHERS:
-    raise UserError(
-      f"searcher {searcher!r}: known searchers are {', '.join(SEARCHERS)}"
-    )
-  config = SEARCHERS[searcher].for_evaluation(config)
+  config = _module(searcher).for_evaluation(config)
   return dataclasses.replace(
     config,
     searcher=searcher,

@@ -58,7 +58,7 @@ def make_hash_expand_fn(
     An expand function over `hash_store`.
   """
 
-  def expand(params: Any, rng_key_B, store, leaf_BW, block):
+  def expand(params: Any, rng_key_B, store, leaf_BW, width_BW, block):
     del params, rng_key_B
     roots_B, states_NBA = store
     parent_BW = jnp.maximum(leaf_BW, 0) // num_candidates
@@ -78,29 +78,34 @@ def make_hash_expand_fn(
     states_NBA = jax.lax.dynamic_update_slice(
       states_NBA, jnp.swapaxes(state_BWA, 0, 1), (block, 0, 0)
     )
+    is_sampled = candidates < width_BW[..., None]
     logit = 2.0 * unit(state_BWA, 0)
     zeros = jnp.zeros((*state_BWA.shape, max_step_tokens))
     tokens = zeros.astype(jnp.int32).at[..., 0].set(candidates)
     expansion = Expansion(
       tokens=tokens,
-      length=jnp.full(state_BWA.shape, 2, jnp.int32),
+      length=2 * is_sampled,
       token_log_prob=zeros.at[..., 0].set(logit),
       proposal_log_prob=jnp.zeros(state_BWA.shape),
       value=unit(state_BWA, 1),
       prm=unit(state_BWA, 2),
       ended=unit(state_BWA, 3) < end_probability,
       truncated=jnp.zeros(state_BWA.shape, bool),
-      count=jnp.ones(state_BWA.shape, jnp.int32),
+      count=is_sampled.astype(jnp.int32),
     )
     if overrides is not None:
       expansion = overrides(state_BWA, expansion)
+      expansion = expansion._replace(count=expansion.count * is_sampled)
     return expansion, (roots_B, states_NBA)
 
   return expand
 
 
 def new_state(
-  root_state_B: chex.Array, config: SearchConfig, max_steps: int
+  root_state_B: chex.Array,
+  config: SearchConfig,
+  max_steps: int,
+  token_budget: chex.Array | int = tree_lib.UNLIMITED,
 ) -> SearchState:
   """Searches from roots in a hash store, at the start of their first move.
 
@@ -109,6 +114,7 @@ def new_state(
       follow from it.
     config: of the search.
     max_steps: D.
+    token_budget: of each tree.
 
   Returns:
     The state, with room for a whole play and steps of two tokens.
@@ -120,6 +126,7 @@ def new_state(
     max_step_tokens=2,
     problem_value_B=unit(root_state_B, 1),
     prompt_length_B=jnp.ones(root_state_B.shape, jnp.int32),
+    token_budget=token_budget,
   )
   state = SearchState(
     tree=tree,
@@ -127,4 +134,4 @@ def new_state(
     num_nodes=jnp.int32(0),
     rng_key=jax.vmap(jax.random.key)(root_state_B),
   )
-  return driver.begin_move(state, config)
+  return driver.begin_move(state, config, max_steps)

@@ -16,6 +16,8 @@ from qstar_jax.search.expand import Expansion, Judgement
 
 # Parent of a root, node of an unexpanded candidate, depth of a hole.
 NONE = -1
+# A token budget beyond any search, and far from overflow.
+UNLIMITED = 1 << 29
 
 
 @chex.dataclass(frozen=True)
@@ -36,9 +38,13 @@ class SearchTree:
     value: float32 [B, N, A], V.
     prm: float32 [B, N, A], R.
     ended: bool [B, N, A], the candidate finishes its line.
-    is_terminal: bool [B, N, A], never expanded: finished, truncated, illegal or
-      at the last depth.
+    is_failed: bool [B, N, A], the line is lost: truncated, illegal, or still
+      open at the last depth.
+    is_terminal: bool [B, N, A], never expanded: finished or failed.
     utility: float32 [B, N, A] in [0, 1], the candidate's worth at birth.
+    line_score: float32 [B, N, A] in [0, 1], of the line up to the candidate:
+      the last utility, the least, the product or the mean of all; 0 of a line
+      that failed.
     legal: int8 [B, N, A], see `Judgement`.
     outcome: int8 [B, N, A], see `Judgement`.
     score: float32 [B, N, A], see `Judgement`.
@@ -55,9 +61,13 @@ class SearchTree:
     is_done: bool [B], the committed line is finished.
     simulations: int32 [B], of the current move, the root's own expansion not
       counted; a leaf slot that found nothing to expand counts.
+    move_simulations: int32 [B], planned for the current move.
+    move_width: int32 [B], candidates at most at its expansions.
     move_visits: int32 [B, A], visits of the root when the move began.
     noise: float32 [B, A], of the current move.
     tokens_used: int32 [B], generated and prefilled so far.
+    tokens_promised: int32 [B], set aside for leaves of this round.
+    token_budget: int32 [B], never exceeded.
   """
 
   parent: chex.Array
@@ -73,8 +83,10 @@ class SearchTree:
   value: chex.Array
   prm: chex.Array
   ended: chex.Array
+  is_failed: chex.Array
   is_terminal: chex.Array
   utility: chex.Array
+  line_score: chex.Array
   legal: chex.Array
   outcome: chex.Array
   score: chex.Array
@@ -90,9 +102,13 @@ class SearchTree:
   root_node: chex.Array
   is_done: chex.Array
   simulations: chex.Array
+  move_simulations: chex.Array
+  move_width: chex.Array
   move_visits: chex.Array
   noise: chex.Array
   tokens_used: chex.Array
+  tokens_promised: chex.Array
+  token_budget: chex.Array
 
 
 def new_tree(
@@ -102,6 +118,7 @@ def new_tree(
   max_step_tokens: int,
   problem_value_B: chex.Array,
   prompt_length_B: chex.Array,
+  token_budget: chex.Array | int = UNLIMITED,
 ) -> SearchTree:
   """Trees of nothing but their problems.
 
@@ -111,6 +128,7 @@ def new_tree(
     max_step_tokens: T.
     problem_value_B: float32 [B], V of the problems.
     prompt_length_B: int32 [B], tokens of the prompts; the meter starts there.
+    token_budget: int32 scalar or [B].
 
   Returns:
     The trees, at the start of their first move.
@@ -139,8 +157,10 @@ def new_tree(
     value=zeros(jnp.float32),
     prm=zeros(jnp.float32),
     ended=zeros(bool),
+    is_failed=zeros(bool),
     is_terminal=zeros(bool),
     utility=zeros(jnp.float32),
+    line_score=zeros(jnp.float32),
     legal=full(per_candidate, -1, jnp.int8),
     outcome=full(per_candidate, -1, jnp.int8),
     score=zeros(jnp.float32),
@@ -156,9 +176,13 @@ def new_tree(
     root_node=full((b,), NONE),
     is_done=full((b,), False, bool),
     simulations=full((b,), 0),
+    move_simulations=full((b,), 0),
+    move_width=full((b,), 0),
     move_visits=full((b, num_candidates), 0),
     noise=full((b, num_candidates), 0, jnp.float32),
     tokens_used=prompt_length_B.astype(jnp.int32),
+    tokens_promised=full((b,), 0),
+    token_budget=full((b,), token_budget),
   )
 
 
@@ -232,7 +256,7 @@ def link(
   tree: SearchTree,
   node: chex.Array,
   leaf: chex.Array,
-  is_active: chex.Array,
+  width: chex.Array,
   max_steps: int,
 ) -> SearchTree:
   """Makes `node` the node of a candidate, to be filled (one tree).
@@ -244,13 +268,14 @@ def link(
     tree: one tree.
     node: int32 scalar.
     leaf: int32 [2], (parent, candidate); (NONE, NONE) is the problem itself.
-    is_active: bool scalar; if False, the node becomes a hole.
+    width: int32 scalar, candidates to sample there; if 0 the node is a hole.
     max_steps: D.
 
   Returns:
     The tree.
   """
-  num_nodes = tree.parent.shape[0]
+  num_nodes, _, max_step_tokens = tree.tokens.shape
+  is_active = width > 0
   parent, candidate = jnp.where(is_active, leaf, NONE)
   is_problem = parent == NONE
   is_root = is_active & (tree.root_node == NONE)
@@ -269,6 +294,7 @@ def link(
     child=tree.child.at[row, candidate].set(node, mode="drop"),
     root_node=jnp.where(is_root, node, tree.root_node),
     tokens_used=tree.tokens_used + step_tokens,
+    tokens_promised=tree.tokens_promised + width * max_step_tokens,
   )
 
   def up(_, carry):
@@ -338,6 +364,8 @@ def insert(
     "prm": expansion.prm,
     "mix": expansion.value * expansion.prm,
   }[config.utility]
+  line_score = _line_scores(tree, block, utility, config)
+  line_score = jnp.where(is_failed, 0.0, line_score)
   utility = jnp.where(is_failed, 0.0, utility)
   utility = jnp.where(judgement.outcome >= 0, judgement.score, utility)
 
@@ -355,8 +383,10 @@ def insert(
     value=put(tree.value, expansion.value),
     prm=put(tree.prm, expansion.prm),
     ended=put(tree.ended, expansion.ended),
+    is_failed=put(tree.is_failed, is_failed),
     is_terminal=put(tree.is_terminal, is_terminal),
     utility=put(tree.utility, utility),
+    line_score=put(tree.line_score, line_score),
     legal=put(tree.legal, judgement.legal),
     outcome=put(tree.outcome, judgement.outcome),
     score=put(tree.score, judgement.score),
@@ -364,7 +394,37 @@ def insert(
     # The same tokens may have been drawn several times: each was generated.
     tokens_used=tree.tokens_used
     + jnp.sum(expansion.length * is_used, axis=(1, 2)),
+    tokens_promised=jnp.zeros_like(tree.tokens_promised),
   )
+
+
+def _line_scores(
+  tree: SearchTree,
+  block: chex.Array,
+  utility_BWA: chex.Array,
+  config: SearchConfig,
+) -> chex.Array:
+  """Scores of the lines that end with new candidates, [B, W, A] (batched)."""
+  w = utility_BWA.shape[1]
+  slots = block + jnp.arange(w)
+
+  def score_above(tree):
+    edge = tree.parent[slots], tree.candidate[slots]
+    return tree.line_score[edge]
+
+  above = jax.vmap(score_above)(tree)[..., None]
+  depth = tree.depth[:, slots, None]  # Steps before, 0 at the problem.
+  is_first = depth <= 0
+  match config.aggregate:
+    case "last":
+      return utility_BWA
+    case "min":
+      return jnp.minimum(jnp.where(is_first, 1.0, above), utility_BWA)
+    case "product":
+      return jnp.where(is_first, 1.0, above) * utility_BWA
+    case "mean":
+      total = jnp.where(is_first, 0.0, above * depth) + utility_BWA
+      return total / (1 + jnp.maximum(depth, 0))
 
 
 def backup(

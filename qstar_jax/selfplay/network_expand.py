@@ -7,14 +7,17 @@ import numpy as np
 from flax import nnx
 
 from qstar_jax.model import decoding, sampling, step_cache
-from qstar_jax.search.expand import NOTHING, ExpandFn, Expansion
+from qstar_jax.search.expand import ExpandFn, Expansion
 
 
-def count_duplicates(tokens_BWAT: chex.Array) -> chex.Array:
+def count_duplicates(
+  tokens_BWAT: chex.Array, is_sampled_BWA: chex.Array
+) -> chex.Array:
   """How many samples each candidate stands for.
 
   Args:
     tokens_BWAT: [..., A, T] int32, 0 behind a candidate's end.
+    is_sampled_BWA: [..., A] bool.
 
   Returns:
     [..., A] int32: at the first of equal candidates their number, at the
@@ -24,6 +27,7 @@ def count_duplicates(tokens_BWAT: chex.Array) -> chex.Array:
   is_same = jnp.all(
     tokens_BWAT[..., :, None, :] == tokens_BWAT[..., None, :, :], axis=-1
   )
+  is_same &= is_sampled_BWA[..., :, None] & is_sampled_BWA[..., None, :]
   earlier = jnp.tril(jnp.ones((a, a), bool), k=-1)
   earlier = jnp.broadcast_to(earlier, is_same.shape)
   is_first = ~jnp.any(is_same & earlier, axis=-1)
@@ -50,7 +54,7 @@ def make_expand_fn(
   """
   ends_step_V = np.asarray(ends_step, bool)
 
-  def expand(params, rng_key_B, store, leaf_BW, block):
+  def expand(params, rng_key_B, store, leaf_BW, width_BW, block):
     model = nnx.merge(graphdef, params)
     layers = model.layer_stack()
     b, w = leaf_BW.shape
@@ -66,7 +70,7 @@ def make_expand_fn(
       leaf.hidden.reshape(b * w, -1),
       (leaf.position + leaf.length).reshape(-1),
       uniform.reshape(b * w, a, t),
-      leaf_BW.reshape(-1) != NOTHING,
+      width_BW.reshape(-1),
       jnp.asarray(ends_step_V),
       temperature,
     ).steps
@@ -94,7 +98,7 @@ def make_expand_fn(
       prm=by_tree(jax.nn.sigmoid(heads.prm_logit)),
       ended=by_tree(steps.is_complete & (last_token == end_token)),
       truncated=by_tree(~steps.is_complete),
-      count=count_duplicates(tokens),
+      count=count_duplicates(tokens, by_tree(steps.length) > 0),
     )
     return expansion, store
 

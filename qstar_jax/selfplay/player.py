@@ -189,7 +189,7 @@ class Player:
     tree = tree.replace(is_done=length_B == 0)
     keys_B = jax.vmap(jax.random.key)(seed_B)
     state = SearchState(tree, store, jnp.int32(0), keys_B)
-    return driver.begin_move(state, self._search)
+    return driver.begin_move(state, self._search, self._text.max_steps)
 
   def play_batches(
     self, params: Any, batches: Iterable[Batch]

@@ -24,7 +24,7 @@ CONFIG = ModelConfig(
 NUM_LEAVES, NUM_CANDIDATES, STEP_TOKENS, PREFIX_TOKENS = 7, 4, 5, 7
 
 
-def decode(is_active=(True,) * NUM_LEAVES):
+def decode(width=(NUM_CANDIDATES,) * NUM_LEAVES):
   graphdef, params = init_model(CONFIG, 30, 0)
   model = nnx.merge(graphdef, params)
   keys = iter(jax.random.split(jax.random.key(0), 8))
@@ -45,7 +45,7 @@ def decode(is_active=(True,) * NUM_LEAVES):
     jax.random.normal(next(keys), (NUM_LEAVES, CONFIG.model_dim)),
     jnp.arange(NUM_LEAVES) + 7,
     uniform_XAT,
-    jnp.asarray(is_active),
+    jnp.asarray(width),
     jnp.arange(30) < 8,
   )
 
@@ -96,12 +96,14 @@ def test_in_turn_as_together(monkeypatch, leaves_at_once):
 
 
 @pytest.mark.parametrize("leaves_at_once", [2, 4, NUM_LEAVES])
-@pytest.mark.parametrize("num_active", [0, 1, 3, 5])
-def test_leaves_that_want_nothing(monkeypatch, leaves_at_once, num_active):
-  is_active = np.isin(np.arange(NUM_LEAVES), [4, 1, 5, 2, 0][:num_active])
+@pytest.mark.parametrize(
+  "width", [(0,) * 7, (0, 0, 4, 0, 0, 0, 0), (1, 0, 4, 0, 3, 2, 0)]
+)
+def test_as_many_steps_as_a_leaf_wants(monkeypatch, leaves_at_once, width):
   every = decode_in_turn(monkeypatch, leaves_at_once).steps
-  steps = decode_in_turn(monkeypatch, leaves_at_once, is_active).steps
+  steps = decode_in_turn(monkeypatch, leaves_at_once, width).steps
+  is_wanted = np.arange(NUM_CANDIDATES) < np.asarray(width)[:, None]
   for ours, theirs in zip(steps, every, strict=True):
-    np.testing.assert_allclose(ours[is_active], theirs[is_active], atol=1e-5)
-  assert not np.any(steps.length[~is_active])
-  assert not np.any(steps.tokens[~is_active])
+    np.testing.assert_allclose(ours[is_wanted], theirs[is_wanted], atol=1e-5)
+  assert not np.any(steps.length[~is_wanted])
+  assert not np.any(steps.tokens[~is_wanted])

@@ -82,7 +82,10 @@ def grow(expand, params, store, seed):
       if round_index and options:
         leaf[b] = rng.choice(options, W)
     keys = jax.random.split(jax.random.key(100 + round_index), B)
-    expansion, store = expand(params, keys, store, leaf, jnp.int32(block))
+    width = jnp.full((B, W), A)
+    expansion, store = expand(
+      params, keys, store, leaf, width, jnp.int32(block)
+    )
     expansion = jax.tree.map(np.asarray, expansion)
     for b in range(B):
       for w in range(W):

@@ -18,8 +18,8 @@ from qstar_jax import improvement
 from qstar_jax.config import SearchConfig
 from qstar_jax.search import driver, testing
 from qstar_jax.search import tree as tree_lib
+from qstar_jax.search.algorithms import gumbel
 from qstar_jax.search.expand import Expansion, Judgement
-from qstar_jax.search.gumbel import choose, considered_visits
 from qstar_jax.search.tree import NONE
 
 A = 4
@@ -94,7 +94,7 @@ def one_round(state, table, config):
 
 @functools.partial(jax.jit, static_argnames="config")
 def commit(state, config):
-  return driver.begin_move(driver.commit(state, config), config)
+  return driver.begin_move(driver.commit(state, config), config, MAX_STEPS)
 
 
 def search(table, num_rounds, config=CONFIG, state=None):
@@ -206,12 +206,20 @@ def test_subtree_is_known_when_its_last_leaf_is():
   assert not driver.is_searching(state.tree, CONFIG, MAX_STEPS)
 
 
-def test_schedule_of_sequential_halving():
-  assert considered_visits(4, 8) == (0, 0, 0, 0, 1, 1, 2, 2)
-  assert considered_visits(4, 16) == (0,) * 4 + (1,) * 4 + (
-    2, 2, 3, 3, 4, 4, 5, 5
-  )  # fmt: skip
-  assert considered_visits(1, 3) == (0, 1, 2)
+@pytest.mark.parametrize(
+  ("num_considered", "schedule"),
+  [
+    (4, [0, 0, 0, 0, 1, 1, 2, 2]),
+    (4, [0] * 4 + [1] * 4 + [2, 2, 3, 3, 4, 4, 5, 5]),
+    (1, [0, 1, 2]),
+  ],
+)
+def test_schedule_of_sequential_halving(num_considered, schedule):
+  num_simulations = len(schedule)
+  visits = gumbel.scheduled_visits(
+    num_considered, num_simulations, jnp.arange(num_simulations), A
+  )
+  np.testing.assert_array_equal(visits, schedule)
 
 
 def test_visits_of_sequential_halving():
@@ -305,7 +313,7 @@ def test_a_finished_candidate_needs_no_visits_to_be_chosen():
     ((1, 1, 0, 1), (1, 1, 0, 1), 1),
   ],
 )
-def test_choice_among_survivors(is_open, is_valid, chosen):
+def test_choice_among_survivors(monkeypatch, is_open, is_valid, chosen):
   stats = tree_lib.NodeStats(
     prior_logits=jnp.zeros(A),
     q=jnp.asarray([0.5, 0.6, 0.9, 0.8]),
@@ -315,10 +323,9 @@ def test_choice_among_survivors(is_open, is_valid, chosen):
   )
   # Without the visits of earlier moves: 6, 6, 2 and 2.
   tree = jax.tree.map(lambda x: x[0], start(CONFIG).tree)
-  tree = tree.replace(
-    noise=jnp.zeros(A), move_visits=jnp.asarray([3, 3, 6, 3])
-  )
-  assert choose(tree, stats, CONFIG) == chosen
+  tree = tree.replace(noise=jnp.zeros(A), move_visits=jnp.asarray([3, 3, 6, 3]))
+  monkeypatch.setattr(gumbel, "node_stats", lambda *_: stats)
+  assert gumbel.choose(tree, CONFIG) == chosen
 
 
 def test_next_move_keeps_the_subtree_and_halves_anew():

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from qstar_jax.config import SearchConfig
-from qstar_jax.search import driver, gumbel, testing
+from qstar_jax.search import driver, testing
 from qstar_jax.search import tree as tree_lib
+from qstar_jax.search.algorithms import gumbel
 
 B = 64
 
@@ -27,7 +28,11 @@ def ours(roots, gumbel_noise, root_value, config):
     prompt_length_B=jnp.zeros((B,), jnp.int32),
   )
   state = driver.SearchState(
-    tree=tree.replace(noise=gumbel_noise),
+    tree=tree.replace(
+      noise=gumbel_noise,
+      move_simulations=jnp.full((B,), config.num_simulations),
+      move_width=jnp.full((B,), config.num_candidates),
+    ),
     store=testing.hash_store(roots, num_nodes, config.num_candidates),
     num_nodes=jnp.int32(0),
     rng_key=jax.random.split(jax.random.key(0), B),
@@ -127,10 +132,13 @@ def test_reproduces_mctx(
 def test_schedule_is_that_of_mctx(num_candidates, num_simulations):
   from mctx._src import seq_halving
 
-  config = SearchConfig(
-    num_candidates=num_candidates, num_simulations=num_simulations
-  )
   table = seq_halving.get_table_of_considered_visits(
     num_candidates, num_simulations
   )
-  np.testing.assert_array_equal(gumbel.schedule(config), np.asarray(table))
+  ours = gumbel.scheduled_visits(
+    jnp.arange(num_candidates + 1)[:, None],
+    jnp.int32(num_simulations),
+    jnp.arange(num_simulations)[None],
+    num_candidates,
+  )
+  np.testing.assert_array_equal(ours, np.asarray(table))

@@ -9,10 +9,10 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from mctx._src.seq_halving import get_sequence_of_considered_visits
 
 from qstar_jax.config import SearchConfig
 from qstar_jax.search.expand import NOTHING, PROBLEM
-from qstar_jax.search.gumbel import considered_visits
 from qstar_jax.search.tree import NONE, q_values
 
 MAX_STEPS = 5
@@ -87,7 +87,8 @@ class PlainSearch:
     visits = node.seen_visits - move_visits
     is_open = self.is_open(node)
     num = min((is_open | (visits > 0)).sum(), self.config.max_considered)
-    wanted = considered_visits(num, self.config.num_simulations)[simulation]
+    num_simulations = self.config.num_simulations
+    wanted = get_sequence_of_considered_visits(num, num_simulations)[simulation]
     is_wanted = is_open & (visits == wanted)
     allowed = is_wanted if is_wanted.any() else is_open
     return best(gumbel + node.log_prior + self.scaled_q(node), allowed)

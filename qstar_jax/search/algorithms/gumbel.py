@@ -15,63 +15,57 @@ With `mctx_mode` all three are off and `mctx.gumbel_muzero_policy` is
 reproduced.
 """
 
-import math
+import dataclasses
 
 import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from qstar_jax import improvement
 from qstar_jax.config import SearchConfig
 from qstar_jax.search import moves
-from qstar_jax.search.tree import NodeStats, SearchTree
+from qstar_jax.search.tree import NodeStats, SearchTree, node_stats
 
 _NEVER = -jnp.inf
 
 
-def considered_visits(
-  max_considered: int, num_simulations: int
-) -> tuple[int, ...]:
+def scheduled_visits(
+  num_considered: chex.Array,
+  num_simulations: chex.Array,
+  simulation: chex.Array,
+  max_considered: int,
+) -> chex.Array:
   """Sequential halving as a visit count per simulation.
 
-  Simulation i goes to the best candidate that has exactly the i-th number of
-  visits: `considered_visits(4, 8)` is (0, 0, 0, 0, 1, 1, 2, 2).
+  Simulation i goes to the best candidate that has exactly this number of
+  visits. For 4 candidates and 8 simulations: 0, 0, 0, 0, 1, 1, 2, 2.
 
   Args:
-    max_considered: candidates in the first phase.
-    num_simulations: length of the schedule.
+    num_considered: int32, candidates in the first phase.
+    num_simulations: int32, of the whole schedule.
+    simulation: int32, i >= 0; the last phase goes on for ever.
+    max_considered: static bound of num_considered.
 
   Returns:
-    The visit counts.
+    int32 visit count; arguments and result are scalars, or broadcast.
   """
-  if max_considered <= 1:
-    return tuple(range(num_simulations))
-  num_phases = math.ceil(math.log2(max_considered))
-  visits = [0] * max_considered
-  num_considered = max_considered
-  sequence: list[int] = []
-  while len(sequence) < num_simulations:
-    rounds = max(1, num_simulations // (num_phases * num_considered))
-    for _ in range(rounds):
-      sequence += visits[:num_considered]
-      for i in range(num_considered):
-        visits[i] += 1
-    num_considered = max(2, num_considered // 2)
-  return tuple(sequence[:num_simulations])
-
-
-def schedule(config: SearchConfig) -> np.ndarray:
-  """int32 table: row m in 0..A is the halving over m candidates.
-
-  It has a column for each simulation, and one where there are none.
-  """
-  num_columns = max(config.num_simulations, 1)
-  rows = [
-    considered_visits(min(m, config.max_considered), num_columns)
-    for m in range(config.num_candidates + 1)
-  ]
-  return np.asarray(rows, np.int32)
+  max_phases = max(max_considered - 1, 1).bit_length()
+  num_phases = sum(
+    (num_considered > 2**p) * 1 for p in range(max_phases)
+  )  # The logarithm, rounded up.
+  done, left = 0, simulation
+  visits = simulation  # Of a single candidate.
+  for p in range(max_phases):
+    considered = jnp.maximum(num_considered >> p, 2)
+    rounds = jnp.maximum(
+      num_simulations // jnp.maximum(num_phases * considered, 1), 1
+    )
+    is_in_phase = (left >= 0) & (num_considered > 1)
+    visits = jnp.where(is_in_phase, done + left // considered, visits)
+    done += rounds
+    left -= rounds * considered
+  is_after = (left >= 0) & (num_considered > 1)
+  return jnp.where(is_after, done + left // 2, visits)
 
 
 def _scaled_q(stats: NodeStats, config: SearchConfig) -> chex.Array:
@@ -90,24 +84,24 @@ def noise(
   return config.gumbel_scale * jax.random.gumbel(key, (num_candidates,))
 
 
-def select_root(
-  tree: SearchTree, stats: NodeStats, config: SearchConfig
-) -> chex.Array:
+def select_root(tree: SearchTree, config: SearchConfig) -> chex.Array:
   """The root candidate of the next simulation (one tree).
 
-  Args:
-    tree: says which simulation of the move it is, and the visits before the
-      move, which its halving does not count.
-    stats: of the root.
-    config: of the search.
+  Visits from before the move do not count in its halving.
 
   Returns:
     int32 candidate; one that is open, if any is.
   """
+  stats = node_stats(tree, tree.root_node, config)
   visits_A = stats.visits - tree.move_visits
   num_considered = jnp.sum(stats.is_open | (visits_A > 0))
-  table = jnp.asarray(schedule(config))
-  wanted = table[num_considered, tree.simulations]
+  max_considered = min(config.max_considered, config.num_candidates)
+  wanted = scheduled_visits(
+    jnp.minimum(num_considered, max_considered),
+    tree.move_simulations,
+    tree.simulations,
+    max_considered,
+  )
   score_A = tree.noise + stats.prior_logits + _scaled_q(stats, config)
   is_wanted = stats.is_open & (visits_A == wanted)
   # Candidates may close before they reach the visits the schedule counts on.
@@ -115,8 +109,11 @@ def select_root(
   return jnp.argmax(jnp.where(allowed, score_A, _NEVER)).astype(jnp.int32)
 
 
-def select_interior(stats: NodeStats, config: SearchConfig) -> chex.Array:
+def select_interior(
+  tree: SearchTree, node: chex.Array, config: SearchConfig
+) -> chex.Array:
   """The candidate to go down to below the root (one tree), eq. 14."""
+  stats = node_stats(tree, node, config)
   policy = improvement.improved_policy(
     stats.prior_logits,
     stats.q,
@@ -128,19 +125,9 @@ def select_interior(stats: NodeStats, config: SearchConfig) -> chex.Array:
   return jnp.argmax(jnp.where(stats.is_open, lag_A, _NEVER)).astype(jnp.int32)
 
 
-def choose(
-  tree: SearchTree, stats: NodeStats, config: SearchConfig
-) -> chex.Array:
-  """The candidate to commit (one tree): best of the halving's survivors.
-
-  Args:
-    tree: knows the move's noise, and the visits before the move.
-    stats: of the root.
-    config: of the search.
-
-  Returns:
-    int32 candidate.
-  """
+def choose(tree: SearchTree, config: SearchConfig) -> chex.Array:
+  """The candidate to commit (one tree): best of the halving's survivors."""
+  stats = node_stats(tree, tree.root_node, config)
   visits_A = stats.visits - tree.move_visits
   is_survivor = visits_A == jnp.max(jnp.where(stats.is_valid, visits_A, 0))
   if not config.mctx_mode:
@@ -153,3 +140,8 @@ def choose(
 SEARCHER = moves.make_searcher(
   moves.Rules(noise, select_root, select_interior, choose)
 )
+
+
+def for_evaluation(config: SearchConfig) -> SearchConfig:
+  """No noise at the root."""
+  return dataclasses.replace(config, gumbel_scale=0.0)

@@ -1,0 +1,111 @@
+"""Beam search over steps: the W best lines of every level go on.
+
+At each level all candidates of all lines are ranked by line score; of the W
+best (`leaves_per_round`) those that are finished stay as results and the others
+are expanded. Committed is the best finished line of the tree. With PRM scores
+this is the step-level beam search of Snell et al. 2024, arXiv:2408.03314; with
+`utility: value` and `aggregate: last` it is the breadth-first Tree of Thoughts
+(Yao et al. 2023, arXiv:2305.10601, algorithm 1) with value scoring.
+
+Deviations: a finished line that falls out of the beam is still a result, and a
+budget of tokens narrows the beam and its candidates instead of cutting it off.
+"""
+
+import dataclasses
+
+import chex
+import jax.numpy as jnp
+
+from qstar_jax.config import SearchConfig
+from qstar_jax.search import budget, lines
+from qstar_jax.search.searcher import Pick, Searcher, best_edge
+from qstar_jax.search.tree import NONE, SearchTree
+
+
+def num_nodes(config: SearchConfig, max_steps: int) -> int:
+  """A round a level."""
+  return max_steps * config.leaves_per_round
+
+
+def _level(tree: SearchTree) -> chex.Array:
+  """bool [N, A], candidates of the deepest level that has any (one tree)."""
+  has_candidates_N = jnp.any(tree.sampled > 0, axis=-1)
+  deepest = jnp.max(jnp.where(has_candidates_N, tree.depth, NONE))
+  is_level_N = has_candidates_N & (tree.depth == deepest)
+  return is_level_N[:, None] & (tree.count > 0)
+
+
+def _best(
+  tree: SearchTree, score_NA: chex.Array, config: SearchConfig
+) -> tuple[chex.Array, chex.Array]:
+  """The next line of the beam, int32 [2], and whether there is one."""
+  is_level = _level(tree)
+  is_open = is_level & lines.is_frontier(tree)
+  edge = best_edge(jnp.where(is_open, score_NA, -jnp.inf))
+  # The first of equals ranks first, as in the choice itself.
+  order = jnp.arange(score_NA.size).reshape(score_NA.shape)
+  own_score, own_order = score_NA[edge[0], edge[1]], order[edge[0], edge[1]]
+  is_before = (score_NA > own_score) | (
+    (score_NA == own_score) & (order < own_order)
+  )
+  rank = jnp.sum(is_level & is_before)
+  return edge, (edge[0] != NONE) & (rank < config.leaves_per_round)
+
+
+def level_width(
+  tree: SearchTree, edge: chex.Array, slot: int, max_steps: int
+) -> chex.Array:
+  """Candidates for a line of the beam, int32: what its level may spend.
+
+  Every level may spend an equal share of what is left. The best line comes
+  first and gets one candidate at least, if a line can be finished at all.
+  """
+  depth = jnp.where(edge[0] == NONE, 0, tree.depth[edge[0]] + 1)
+  levels_left = jnp.maximum(max_steps - depth, 1)
+  whole = budget.room(tree) + tree.tokens_promised
+  kept = whole - whole // levels_left
+  width = budget.affordable_width(tree, edge, kept)
+  if slot > 0:
+    return width
+  tail = budget.tail_tokens(tree, max_steps - 1 - depth)
+  at_least = jnp.minimum(budget.affordable_width(tree, edge, tail), 1)
+  return jnp.maximum(width, at_least)
+
+
+def select_by(
+  score_NA: chex.Array,
+  tree: SearchTree,
+  slot: int,
+  config: SearchConfig,
+  max_steps: int,
+) -> Pick:
+  """The next line of the beam by given scores."""
+  edge, is_kept = _best(tree, score_NA, config)
+  is_start = tree.root_node == NONE
+  edge = jnp.where(is_start, NONE, edge)
+  width = level_width(tree, edge, slot, max_steps)
+  return Pick(edge, jnp.where(is_start | is_kept, width, 0))
+
+
+def select(
+  tree: SearchTree, slot: int, config: SearchConfig, max_steps: int
+) -> Pick:
+  """The next line of the beam."""
+  return select_by(lines.score(tree), tree, slot, config, max_steps)
+
+
+def is_searching(
+  tree: SearchTree, config: SearchConfig, max_steps: int
+) -> chex.Array:
+  """The first line of the level's beam can be expanded."""
+  return ~tree.is_done & (select(tree, 0, config, max_steps).width > 0)
+
+
+SEARCHER = Searcher(
+  num_nodes, lines.begin, is_searching, select, lines.settle, lines.commit
+)
+
+
+def for_evaluation(config: SearchConfig) -> SearchConfig:
+  """As many leaves at once as the beam is wide."""
+  return dataclasses.replace(config, leaves_per_round=config.beam_width)

@@ -1,0 +1,15 @@
+"""The policy alone, its most likely token each time."""
+
+import dataclasses
+
+from qstar_jax.config import SearchConfig
+from qstar_jax.search import lanes
+
+SEARCHER = lanes.SEARCHER
+
+
+def for_evaluation(config: SearchConfig) -> SearchConfig:
+  """One line of one candidate a step, at temperature 0."""
+  return dataclasses.replace(
+    config, num_candidates=1, num_lines=1, leaves_per_round=1, temperature=0.0
+  )
