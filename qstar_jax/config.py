@@ -101,6 +101,8 @@ class SearchConfig:
       `search.tree.SearchTree.line_score`.
     terminal_value: `outcome` asks the verifier, `value` the network alone.
     prune_illegal: drop candidates that the domain refuses (needs `outcome`).
+    horizon: steps that model-predictive control looks ahead.
+    num_rollouts: of each of its candidates, at most num_candidates.
     path_cost: of A*, what g is made of.
     heuristic: of Q*, V of a line or of its best candidate.
     heuristic_weight: lambda in f = g + lambda h.
@@ -130,6 +132,8 @@ class SearchConfig:
   aggregate: Literal["last", "min", "product", "mean"] = "last"
   terminal_value: Literal["value", "outcome"] = "value"
   prune_illegal: bool = False
+  horizon: int = 2
+  num_rollouts: int = 4
   path_cost: Literal["prm", "depth"] = "prm"
   heuristic: Literal["value", "max_q"] = "value"
   heuristic_weight: float = 1.0

@@ -77,6 +77,8 @@ BOUNDS: Mapping[str, Bound] = {
   "search.temperature": _COUNT_OR_NONE,
   "search.max_considered": _COUNT,
   "search.gumbel_scale": _COUNT_OR_NONE,
+  "search.horizon": _COUNT,
+  "search.num_rollouts": _COUNT,
   "search.heuristic_weight": _COUNT_OR_NONE,
   "search.prune_below": _SHARE,
   "search.accept_above": _SHARE,

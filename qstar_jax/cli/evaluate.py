@@ -20,7 +20,18 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--domain", help="default: the run's own")
   parser.add_argument("--problems", help="csv, jsonl or text file of problems")
   parser.add_argument("--rows", help="of the file, 0-based, e.g. 900:1000")
-  parser.add_argument("--searcher", help="default: the run's own")
+  parser.add_argument(
+    "--searcher", help="one or several: gumbel,beam; default: the run's own"
+  )
+  parser.add_argument(
+    "--budget", help="tokens per problem, one or several: 128,512,2048"
+  )
+  parser.add_argument(
+    "--num-seeds", type=int, default=1, help="plays of each problem"
+  )
+  parser.add_argument(
+    "--out", help="directory for results, plays and a picture"
+  )
   parser.add_argument(
     "--terminal-value",
     choices=["value", "outcome"],
@@ -45,15 +56,18 @@ def main(argv: Sequence[str]) -> int:
   from qstar_jax.evaluation.opened import open_checkpoint
 
   opened = open_checkpoint(args.run, config, domain=args.domain)
-  summary = job.run(
+  rows = job.run(
     opened,
     problems=job.select_problems(opened, args.problems, args.rows),
-    searcher=args.searcher or opened.config.search.searcher,
+    searchers=args.searcher or opened.config.search.searcher,
+    budgets=args.budget,
     terminal_value=args.terminal_value,
     seed=args.seed,
+    num_seeds=args.num_seeds,
+    out=args.out,
   )
   if args.json:
-    print(json.dumps(summary))
+    print(json.dumps(rows[0] if len(rows) == 1 else {"results": rows}))
   else:
-    job.show(summary)
+    job.show(rows)
   return 0

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from qstar_jax.evaluation.metrics import bootstrap_ci95
 from qstar_jax.records import Domain, Problem
+from qstar_jax.search.tree import UNLIMITED
 from qstar_jax.selfplay import plays
-from qstar_jax.selfplay.player import Batch, Player
-
-_NUM_RESAMPLES = 2000
+from qstar_jax.selfplay.player import Batch, PlayedBatch, Player
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Evaluation:
     top1: mean score of the committed line, the player's one answer.
     any: mean of the best score among each tree's finished lines.
     mean: mean over problems of the mean score of the tree's finished lines.
-    ci95: bootstrap 95 % interval of top1, over problems.
+    ci95: bootstrap 95 % interval of top1, over problems and seeds.
     tokens_per_problem: generated and prefilled.
-    results: per problem, in order.
+    results: of every play: all problems in order, then with the next seed.
   """
 
   problems: int
@@ -36,23 +36,6 @@ class Evaluation:
   results: list[plays.PlayResult]
 
 
-def bootstrap_ci95(scores: Sequence[float], seed: int) -> tuple[float, float]:
-  """Percentile bootstrap interval of the mean, over problems.
-
-  Args:
-    scores: one per problem, at least one.
-    seed: of the resampling.
-
-  Returns:
-    (low, high).
-  """
-  values = np.asarray(scores, np.float64)
-  rng = np.random.default_rng(seed)
-  picks = rng.integers(values.size, size=(_NUM_RESAMPLES, values.size))
-  low, high = np.percentile(values[picks].mean(axis=1), [2.5, 97.5])
-  return float(low), float(high)
-
-
 def evaluate(
   player: Player,
   params: Any,
@@ -61,9 +44,12 @@ def evaluate(
   *,
   batch_size: int,
   seed: int,
+  num_seeds: int = 1,
+  token_budget: int = UNLIMITED,
   on_progress: Callable[[int], None] = lambda done: None,
+  on_batch: Callable[[PlayedBatch], None] = lambda played: None,
 ) -> Evaluation:
-  """Plays every problem once.
+  """Plays every problem, once or several times.
 
   Args:
     player: of at least batch_size trees.
@@ -71,32 +57,38 @@ def evaluate(
     domain: verifies the lines.
     problems: at least one.
     batch_size: problems per batch.
-    seed: of the play: problem i is played with seed + i.
-    on_progress: called with the number of problems done; may raise to stop.
+    seed: of the play: problem i is played with seed + i the first time.
+    num_seeds: how often each problem is played, each time with other seeds.
+    token_budget: of each play.
+    on_progress: called with the number of plays done; may raise to stop.
+    on_batch: called with every finished batch.
 
   Returns:
     The evaluation.
   """
+  queue = [problem for _ in range(num_seeds) for problem in problems]
   batches = (
     Batch(
-      list(problems[start : start + batch_size]),
-      list(range(seed + start, seed + min(start + batch_size, len(problems)))),
+      queue[start : start + batch_size],
+      list(range(seed + start, seed + min(start + batch_size, len(queue)))),
+      token_budget,
     )
-    for start in range(0, len(problems), batch_size)
+    for start in range(0, len(queue), batch_size)
   )
   results: list[plays.PlayResult] = []
   for played in player.play_batches(params, batches):
     results += [
       plays.result(domain, played, row) for row in range(len(played.problems))
     ]
+    on_batch(played)
     on_progress(len(results))
-  top1 = [result.verdict.score for result in results]
+  top1 = np.array([result.verdict.score for result in results])
   return Evaluation(
-    problems=len(results),
+    problems=len(problems),
     top1=float(np.mean(top1)),
     any=float(np.mean([result.any_score for result in results])),
     mean=float(np.mean([result.mean_score for result in results])),
-    ci95=bootstrap_ci95(top1, seed),
+    ci95=bootstrap_ci95(top1.reshape(num_seeds, -1).T, seed),
     tokens_per_problem=float(np.mean([result.tokens for result in results])),
     results=results,
   )

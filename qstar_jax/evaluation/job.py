@@ -1,10 +1,10 @@
 """A checkpoint-evaluation job: choose problems, play them, sum up."""
 
-import collections
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+from etils import epath
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -12,9 +12,11 @@ from rich.table import Table
 from qstar_jax.domains.readers import read_problems
 from qstar_jax.domains.splits import held_out
 from qstar_jax.errors import UserError
-from qstar_jax.evaluation.evaluate import evaluate
+from qstar_jax.evaluation import results, sweep
 from qstar_jax.evaluation.opened import Opened
-from qstar_jax.records import Outcome, Problem
+from qstar_jax.records import Problem
+from qstar_jax.search import searchers as searchers_lib
+from qstar_jax.search.tree import UNLIMITED
 
 
 def select_problems(
@@ -53,69 +55,103 @@ def select_problems(
   return problems[: config.evaluation.num_problems]
 
 
+def read_searchers(text: str) -> list[str]:
+  """The names of `gumbel,beam`; UserError if one of them is unknown."""
+  names = [name.strip() for name in text.split(",")]
+  for name in names:
+    searchers_lib.check_name(name)
+  return list(dict.fromkeys(names))
+
+
+def read_budgets(text: str | None) -> list[int]:
+  """The numbers of `128,512`, smallest first; none of None."""
+  if text is None:
+    return []
+  words = [word.strip() for word in text.split(",")]
+  for word in words:
+    if not (word.isascii() and word.isdecimal() and 0 < int(word) <= UNLIMITED):
+      raise UserError(
+        f"--budget {text}: {word!r} is no number of tokens from 1 to "
+        f"{UNLIMITED}; write e.g. 128,512,2048"
+      )
+  return sorted({int(word) for word in words})
+
+
 def run(
   opened: Opened,
   *,
   problems: Sequence[Problem],
-  searcher: str,
+  searchers: str,
+  budgets: str | None,
   terminal_value: str,
   seed: int,
-) -> dict[str, Any]:
-  """Plays the problems; progress goes to stderr.
+  num_seeds: int,
+  out: str | None,
+) -> list[dict[str, Any]]:
+  """Plays the problems; progress goes to stderr, results to `out` if given.
+
+  With several searchers or budgets the policy alone is there to compare with,
+  asked for or not. What is in `out` is whole after every searcher and budget.
 
   Args:
     opened: the checkpoint.
     problems: to play.
-    searcher: name of a searcher.
-    terminal_value: `value`, or `outcome` to let the search ask the verifier.
+    searchers: names, separated by commas.
+    budgets: tokens per problem, separated by commas, if limited.
+    terminal_value: `value`, or `outcome` to let the searches ask the verifier.
     seed: of the play.
+    num_seeds: plays of each problem.
+    out: directory, if any.
 
   Returns:
-    The summary, JSON-able. `failures` counts the committed lines that are not
-    correct by outcome.
+    A JSON-able summary for each searcher and budget, see `sweep`.
+
+  Raises:
+    UserError: unknown searcher, malformed or impossible budget.
   """
-  batch_size = min(opened.config.evaluation.batch_size, len(problems))
-  player = opened.player(searcher, terminal_value, batch_size)
+  names, limits = read_searchers(searchers), read_budgets(budgets)
+  if num_seeds < 1:
+    raise UserError(f"--num-seeds {num_seeds}: must be 1 or more")
+  if len(names) * max(len(limits), 1) > 1 and sweep.BASELINE not in names:
+    names.insert(0, sweep.BASELINE)
+  rows: list[dict[str, Any]] = []
+  records: list[dict[str, Any]] = []
   console = Console(file=sys.stderr)
   with Progress(
     console=console, disable=not console.is_terminal, transient=True
   ) as progress:
-    bar = progress.add_task(f"{searcher}", total=len(problems))
-    result = evaluate(
-      player,
-      opened.loaded.params,
-      opened.domain,
-      problems,
-      batch_size=batch_size,
+    bar = progress.add_task(names[0])
+
+    def on_progress(name, done, total):
+      progress.update(bar, description=name, completed=done, total=total)
+
+    def on_row(row, plays):
+      rows.append(row)
+      records.extend(plays)
+      if out is not None:
+        results.write(epath.Path(out), rows, records)
+
+    sweep.run(
+      opened,
+      problems=problems,
+      names=names,
+      budgets=limits,
+      terminal_value=terminal_value,
       seed=seed,
-      on_progress=lambda done: progress.update(bar, completed=done),
+      num_seeds=num_seeds,
+      on_row=on_row,
+      on_progress=on_progress,
     )
-  outcomes = collections.Counter(
-    play.verdict.outcome.name.lower() for play in result.results
-  )
-  return {
-    "searcher": searcher,
-    "problems": result.problems,
-    "top1": result.top1,
-    "any": result.any,
-    "mean": result.mean,
-    "ci95": list(result.ci95),
-    "tokens_per_problem": result.tokens_per_problem,
-    "terminal_value": terminal_value,
-    "seed": seed,
-    "checkpoint_step": opened.loaded.step,
-    "failures": {
-      outcome.name.lower(): outcomes[outcome.name.lower()]
-      for outcome in Outcome
-      if outcome != Outcome.CORRECT
-    },
-  }
+  return rows
 
 
-def show(summary: dict[str, Any]) -> None:
-  """Prints a summary as a table on stdout."""
+def show(rows: Sequence[dict[str, Any]]) -> None:
+  """Prints one summary as a list, several as a table, on stdout."""
+  if len(rows) > 1:
+    Console().print(results.table(rows))
+    return
   table = Table("", "", show_header=False)
-  for name, value in summary.items():
+  for name, value in rows[0].items():
     if isinstance(value, float):
       value = f"{value:.4g}"
     table.add_row(name, str(value))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from etils import epath
 
 from qstar_jax import checkpoint
-from qstar_jax.config import ExperimentConfig
+from qstar_jax.config import ExperimentConfig, SearchConfig
 from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.domains import make_domain
 from qstar_jax.errors import UserError
@@ -30,10 +30,8 @@ class Opened:
   config: ExperimentConfig
   domain: Domain
 
-  def player(
-    self, searcher: str, terminal_value: str, num_trees: int
-  ) -> Player:
-    """A player for evaluation, see `for_evaluation`.
+  def player(self, search: SearchConfig, num_trees: int) -> Player:
+    """A player of the checkpoint's network.
 
     Trees are rounded up to a multiple of the mesh's data axis.
     """
@@ -45,9 +43,7 @@ class Opened:
       self.loaded.vocabulary,
       model=self.config.model,
       text=self.config.text,
-      search=for_evaluation(
-        self.config.search, searcher, terminal_value=terminal_value
-      ),
+      search=search,
       num_trees=-(-num_trees // num_shards) * num_shards,
       mesh=mesh,
     )
@@ -68,7 +64,8 @@ class Opened:
     Raises:
       UserError: unknown searcher, or a prompt is too long.
     """
-    player = self.player(searcher, "value", len(problems))
+    search = for_evaluation(self.config.search, searcher)
+    player = self.player(search, len(problems))
     seeds = range(seed, seed + len(problems))
     batch = Batch(list(problems), list(seeds))
     (played,) = player.play_batches(self.loaded.params, [batch])
@@ -80,8 +77,8 @@ class Opened:
         actor_id=0,
         sequence=row,
         params_version=self.loaded.step,
-        terminal_value="value",
-        temperature=for_evaluation(self.config.search, searcher).temperature,
+        terminal_value=search.terminal_value,
+        temperature=search.temperature,
         prompt_tokens=self.loaded.vocabulary.encode_prompt(problem.prompt),
       )
       yield plays.result(self.domain, played, row), record

@@ -49,11 +49,13 @@ class DecodedStreams(NamedTuple):
 
   Attributes:
     steps: of X leaves.
+    num_slots: int32 scalar, tokens computed for streams open or not.
     keys: L x [X, K, A, T, C], rotated at absolute positions.
     values: the same.
   """
 
   steps: DecodedSteps
+  num_slots: chex.Array
   keys: list[chex.Array]
   values: list[chex.Array]
 
@@ -273,7 +275,10 @@ def decode_streams(
 
   def decode(leaves):
     streams = _decode_together(model, layers, *leaves, ends_step_V, temperature)
-    return DecodedStreams(streams.steps(), streams.keys, streams.values)
+    num_slots = streams.step * streams.is_open.size
+    return DecodedStreams(
+      streams.steps(), num_slots, streams.keys, streams.values
+    )
 
   n = _leaves_at_once(prefix, a)
   if n == x:
@@ -286,7 +291,17 @@ def decode_streams(
     # leaves that are decoded once more, to the same steps.
     rows = jax.lax.dynamic_slice(order_X, (i * n,), (n,))
     new = decode(jax.tree.map(lambda y: y[rows], leaves))
-    return jax.tree.map(lambda y, y_n: y.at[rows].set(y_n), decoded, new)
+    num_slots = decoded.num_slots + new.num_slots
+
+    def put(y, y_n):
+      return y.at[rows].set(y_n)
+
+    return DecodedStreams(
+      steps=jax.tree.map(put, decoded.steps, new.steps),
+      num_slots=num_slots,
+      keys=jax.tree.map(put, decoded.keys, new.keys),
+      values=jax.tree.map(put, decoded.values, new.values),
+    )
 
   shapes = jax.eval_shape(decode, leaves)
   empty = jax.tree.map(lambda y: jnp.zeros(y.shape, y.dtype), shapes)

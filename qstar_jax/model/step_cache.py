@@ -3,8 +3,11 @@
 The context of a node is the prompt plus the blocks of the steps on its path. A
 block holds the keys and values of one expanded step of each tree; candidates
 are kept as tokens, scores and their final hidden state until one is selected,
-whose tokens then run once in parallel. All reads of the store are made to come
-before its one write: XLA copies a store that may be read and written at once.
+whose tokens then run once in parallel; with one candidate there is nothing to
+select, and `line_cache` keeps what was decoded.
+
+All reads of the store are made to come before its one write: XLA copies a store
+that may be read and written at once.
 
 Block n of every tree is written in the same round, so that a write is one
 `dynamic_update_slice` at a shared index and not a scatter. Nothing here reads a
@@ -45,6 +48,8 @@ class StepStore(NamedTuple):
     tokens: int32 [N, B, A, T], candidates of each block.
     length: int32 [N, B, A], their tokens.
     hidden: [N, B, A, M], their final hidden state.
+    decode_slots: float32 [B], token slots that decoding has computed since the
+      prompt, full or empty; those of a batch are shared out evenly.
   """
 
   prompt_keys: list[chex.Array]
@@ -59,6 +64,7 @@ class StepStore(NamedTuple):
   tokens: chex.Array
   length: chex.Array
   hidden: chex.Array
+  decode_slots: chex.Array
 
 
 def empty_store(
@@ -92,6 +98,7 @@ def empty_store(
     tokens=jnp.zeros((n, b, a, t), jnp.int32),
     length=jnp.zeros((n, b, a), jnp.int32),
     hidden=jnp.zeros((n, b, a, m), dtype),
+    decode_slots=jnp.zeros((b,), jnp.float32),
   )
 
 
@@ -157,6 +164,7 @@ def prefill(
     prompt_values=[value for _, value in kept],
     prompt_length=prompt_length_B,
     prompt_hidden=model.final_norm(last_BM),
+    decode_slots=jnp.zeros_like(store.decode_slots),
   )
 
 
@@ -168,6 +176,7 @@ class Leaf(NamedTuple):
     length: int32 [B, W].
     hidden: [B, W, M], final hidden state of the candidate (or prompt).
     ancestors: int32 [B, W, max(D - 2, 0)], blocks before the step, -1 beyond.
+    parent: int32 [B, W], block that it was sampled at; -1 for a root.
     is_root: bool [B, W].
     position: int32 [B, W], absolute position of the step's first token.
   """
@@ -176,6 +185,7 @@ class Leaf(NamedTuple):
   length: chex.Array
   hidden: chex.Array
   ancestors: chex.Array
+  parent: chex.Array
   is_root: chex.Array
   position: chex.Array
 
@@ -242,6 +252,7 @@ def load_leaf(store: StepStore, leaf_BW: chex.Array) -> Leaf:
       of_candidate(store.hidden),
     ),
     ancestors=jnp.where(is_root_BW[..., None], -1, ancestors),
+    parent=jnp.where(is_root_BW, -1, parent_BW),
     is_root=is_root_BW,
     position=jnp.where(
       is_root_BW,
@@ -251,32 +262,40 @@ def load_leaf(store: StepStore, leaf_BW: chex.Array) -> Leaf:
   )
 
 
-def load_prefix(store: StepStore, leaf: Leaf) -> Prefix:
-  """Gathers the prompt and the ancestors' blocks of every leaf.
+def load_prefix(
+  store: StepStore, blocks_BWJ: chex.Array, num_empty: int
+) -> Prefix:
+  """Gathers the prompt and J blocks for every leaf.
 
-  Behind them are T empty slots, for the leaf's own step.
+  Args:
+    store: the store.
+    blocks_BWJ: int32 [B, W, J], blocks in order of their steps; -1 for none.
+    num_empty: static, empty slots behind them.
+
+  Returns:
+    The prefixes.
   """
-  b, w, t = leaf.tokens.shape
-  num_leaves = b * w
+  b, w, _ = blocks_BWJ.shape
+  num_leaves, t = b * w, store.tokens.shape[-1]
 
   def gather(prompt_BKPC, block_NBKTC):
-    blocks = jnp.moveaxis(_gather(block_NBKTC, leaf.ancestors), 3, 2)
+    blocks = jnp.moveaxis(_gather(block_NBKTC, blocks_BWJ), 3, 2)
     k, c = blocks.shape[2], blocks.shape[-1]
     blocks = jnp.reshape(blocks, (num_leaves, k, -1, c))
     prompt = jnp.repeat(prompt_BKPC, w, axis=0)
-    own = jnp.zeros((num_leaves, k, t, c), prompt.dtype)
-    return jnp.concatenate([prompt, blocks, own], axis=2)
+    empty = jnp.zeros((num_leaves, k, num_empty, c), prompt.dtype)
+    return jnp.concatenate([prompt, blocks, empty], axis=2)
 
   prompt_size = store.prompt_keys[0].shape[2]
   in_prompt_BP = jnp.arange(prompt_size)[None] < store.prompt_length[:, None]
-  length = _gather(store.block_length, leaf.ancestors)
-  length = jnp.where(leaf.ancestors >= 0, length, 0)
+  length = _gather(store.block_length, blocks_BWJ)
+  length = jnp.where(blocks_BWJ >= 0, length, 0)
   in_blocks = jnp.arange(t)[None, None, None] < length[..., None]
   in_prefix_XS = jnp.concatenate(
     [
       jnp.repeat(in_prompt_BP, w, axis=0),
       jnp.reshape(in_blocks, (num_leaves, -1)),
-      jnp.zeros((num_leaves, t), bool),
+      jnp.zeros((num_leaves, num_empty), bool),
     ],
     axis=1,
   )
@@ -372,7 +391,7 @@ def run_leaf(
   prefix = run_step(
     model,
     layers,
-    load_prefix(store, leaf),
+    load_prefix(store, leaf.ancestors, num_empty=t),
     leaf.tokens.reshape(b * w, t),
     leaf.length.reshape(-1),
     leaf.position.reshape(-1),
@@ -383,7 +402,7 @@ def run_leaf(
 
   def write(blocks, values):
     """Writes blocks from values [B * W, ...]."""
-    return _write(blocks, values.reshape(b, w, *values.shape[1:]), block)
+    return write_blocks(blocks, values.reshape(b, w, *values.shape[1:]), block)
 
   store = store._replace(
     block_keys=[
@@ -395,7 +414,10 @@ def run_leaf(
       for blocks, values in zip(store.block_values, prefix.values, strict=True)
     ],
     block_length=write(store.block_length, leaf.length.reshape(-1)),
-    path=write(store.path, _own_path(leaf, block, store.path.shape[2])),
+    path=write(
+      store.path,
+      own_path(leaf, block + jnp.arange(w)[None], store.path.shape[2]),
+    ),
     next_position=write(
       store.next_position, (leaf.position + leaf.length).reshape(-1)
     ),
@@ -412,13 +434,13 @@ def write_candidates(
 ) -> StepStore:
   """Keeps the candidates sampled at blocks `block`..`block + W - 1`."""
   return store._replace(
-    tokens=_write(store.tokens, tokens_BWAT, block),
-    length=_write(store.length, length_BWA, block),
-    hidden=_write(store.hidden, hidden_BWAM, block),
+    tokens=write_blocks(store.tokens, tokens_BWAT, block),
+    length=write_blocks(store.length, length_BWA, block),
+    hidden=write_blocks(store.hidden, hidden_BWAM, block),
   )
 
 
-def _write(blocks_NB, values_BW, block) -> chex.Array:
+def write_blocks(blocks_NB, values_BW, block) -> chex.Array:
   """Writes W blocks of every tree at once: one slice at a shared index."""
   start = (block,) + (0,) * (blocks_NB.ndim - 1)
   return jax.lax.dynamic_update_slice(
@@ -426,11 +448,11 @@ def _write(blocks_NB, values_BW, block) -> chex.Array:
   )
 
 
-def _own_path(leaf: Leaf, block: chex.Array, size: int) -> chex.Array:
-  """[B * W, D - 1] ancestors with the leaf's own block behind them."""
+def own_path(leaf: Leaf, own_BW: chex.Array, size: int) -> chex.Array:
+  """[B * W, D - 1] ancestors with the block of the leaf's step behind them."""
   b, w, num_ancestors = leaf.ancestors.shape
   depth_BW = jnp.sum(leaf.ancestors >= 0, axis=-1)
-  own_BW = jnp.where(leaf.is_root, -1, block + jnp.arange(w)[None])
+  own_BW = jnp.where(leaf.is_root, -1, own_BW)
   padding = ((0, 0), (0, 0), (0, size - num_ancestors))
   path = jnp.pad(leaf.ancestors, padding, constant_values=-1)
   is_own = jnp.arange(size)[None, None] == depth_BW[..., None]

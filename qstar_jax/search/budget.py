@@ -9,12 +9,31 @@ step, so that a tree does not end with half a line.
 import chex
 import jax.numpy as jnp
 
-from qstar_jax.search.tree import NONE, SearchTree
+from qstar_jax.search import tree as tree_lib
+from qstar_jax.search.tree import SearchTree
 
 
 def tail_tokens(tree: SearchTree, num_steps: chex.Array) -> chex.Array:
-  """What it takes at most to go on for some steps, each sampled and run."""
-  return 2 * tree.tokens.shape[-1] * jnp.maximum(num_steps, 0)
+  """What it takes at most to go on for some steps, a candidate each."""
+  num_candidates, max_step_tokens = tree.tokens.shape[-2:]
+  per_step = max_step_tokens * num_runs(num_candidates)
+  return per_step * jnp.maximum(num_steps, 0)
+
+
+def num_runs(num_candidates: int) -> int:
+  """How often a step runs that is sampled and then chosen.
+
+  An only candidate is chosen as it was sampled; see `SearchTree.tokens_used`.
+  """
+  return 1 if num_candidates == 1 else 2
+
+
+def least_tokens(
+  prompt_tokens: int, max_steps: int, max_step_tokens: int, num_candidates: int
+) -> int:
+  """The least budget with which a line is finished for certain."""
+  runs = max_steps + (max_steps - 1) * (num_runs(num_candidates) - 1)
+  return prompt_tokens + runs * max_step_tokens
 
 
 def room(tree: SearchTree) -> chex.Array:
@@ -22,10 +41,34 @@ def room(tree: SearchTree) -> chex.Array:
   return tree.token_budget - tree.tokens_used - tree.tokens_promised
 
 
+def _integer_root(n: chex.Array) -> chex.Array:
+  """The largest integer whose square is n at most, n >= 0."""
+  root = jnp.sqrt(n.astype(jnp.float32)).astype(jnp.int32)
+  root -= root * root > n
+  return root + ((root + 1) * (root + 1) <= n)
+
+
+def width_bound(tree: SearchTree) -> chex.Array:
+  """The most candidates of an expansion, int32 1 to A (one tree).
+
+  The square root of the steps that the whole budget buys: what is wider leaves
+  no room to look further.
+  """
+  num_candidates, max_step_tokens = tree.tokens.shape[-2:]
+  root = _integer_root(tree.token_budget // max_step_tokens)
+  return jnp.clip(root, 1, num_candidates)
+
+
+def lines_at_once(tree: SearchTree, max_steps: int) -> chex.Array:
+  """Lines that the whole budget takes to their ends side by side, 1 or more."""
+  steps = tree.token_budget // tree.tokens.shape[-1]
+  return jnp.maximum(steps // max_steps // (width_bound(tree) + 1), 1)
+
+
 def affordable_width(
   tree: SearchTree, edge: chex.Array, kept: chex.Array
 ) -> chex.Array:
-  """Candidates that can be sampled at an edge, 0 to A (one tree).
+  """Candidates that can be sampled at an edge (one tree).
 
   Args:
     tree: one tree.
@@ -33,19 +76,37 @@ def affordable_width(
     kept: int32 scalar, tokens not to touch.
 
   Returns:
-    int32 scalar.
+    int32 scalar, 0 to `width_bound`.
   """
-  num_candidates, max_step_tokens = tree.tokens.shape[-2:]
-  own = jnp.where(edge[0] == NONE, 0, tree.length[edge[0], edge[1]])
-  width = (room(tree) - kept - own) // max_step_tokens
-  return jnp.clip(width, 0, num_candidates)
+  own = tree_lib.rerun_tokens(tree, edge)
+  width = (room(tree) - kept - own) // tree.tokens.shape[-1]
+  return jnp.clip(width, 0, width_bound(tree))
 
 
 def balanced_width(
   tree: SearchTree, edge: chex.Array, kept: chex.Array
 ) -> chex.Array:
-  """Candidates that leave room for as many expansions again, int32 0 to A."""
+  """Candidates that leave room for as many expansions again, at an edge."""
   steps = jnp.maximum(room(tree) - kept, 0) // tree.tokens.shape[-1]
-  square_root = jnp.sqrt(steps.astype(jnp.float32)).astype(jnp.int32)
-  width = jnp.maximum(square_root, 1)
+  width = jnp.maximum(_integer_root(steps), 1)
   return jnp.minimum(width, affordable_width(tree, edge, kept))
+
+
+def balanced_simulations(
+  tree: SearchTree, share: chex.Array
+) -> tuple[chex.Array, chex.Array]:
+  """Width and number of expansions that a share of the tokens is spent on.
+
+  As many expansions as each has candidates, the first one of them included;
+  each runs its leaf's step besides.
+
+  Args:
+    tree: one tree.
+    share: int32 scalar, tokens.
+
+  Returns:
+    (candidates, 1 or more; expansions after the first, 0 or more), int32.
+  """
+  steps = jnp.maximum(share, 0) // tree.tokens.shape[-1]
+  width = jnp.clip(_integer_root(steps), 1, width_bound(tree))
+  return width, jnp.maximum(steps // (1 + width) - 1, 0)

@@ -94,16 +94,14 @@ def _select(
 
   is_simulating_B = is_searching(tree, config, max_steps)
   is_simulating_B &= tree.root_node != NONE
-  leaves = []
-  for w in range(config.leaves_per_round):
-    tree, leaf = jax.vmap(one_tree, in_axes=(0, None, 0))(
-      tree, w, is_simulating_B
-    )
-    leaves.append(leaf)
-  leaf_BW, width_BW = (
-    jnp.stack(field, axis=1) for field in zip(*leaves, strict=True)
-  )
-  return tree, leaf_BW, width_BW
+
+  def one_slot(tree, w):
+    return jax.vmap(one_tree, in_axes=(0, None, 0))(tree, w, is_simulating_B)
+
+  # A loop: many leaves would make a program that compiles for minutes.
+  slots = jnp.arange(config.leaves_per_round)
+  tree, (leaf_WB, width_WB) = jax.lax.scan(one_slot, tree, slots)
+  return tree, leaf_WB.T, width_WB.T
 
 
 def select_and_expand(
@@ -147,11 +145,15 @@ def insert_and_backup(
     state.tree, state.num_nodes, expansion, judgement, config, max_steps
   )
   settle = searchers.load(config).settle
-  for w in range(config.leaves_per_round):
-    tree = jax.vmap(
-      lambda tree, node: settle(tree, node, config, max_steps),
-      in_axes=(0, None),
-    )(tree, state.num_nodes + w)
+  settle_all = jax.vmap(
+    lambda tree, node: settle(tree, node, config, max_steps), in_axes=(0, None)
+  )
+  tree = jax.lax.fori_loop(
+    0,
+    config.leaves_per_round,
+    lambda w, tree: settle_all(tree, state.num_nodes + w),
+    tree,
+  )
   return state._replace(
     tree=tree, num_nodes=state.num_nodes + config.leaves_per_round
   )

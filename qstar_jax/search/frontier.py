@@ -24,6 +24,7 @@ def _is_affordable(tree: SearchTree, max_steps: int) -> chex.Array:
   """bool [N, A]: one candidate, and the end of a line after it, can be paid."""
   max_step_tokens = tree.tokens.shape[-1]
   steps_left_N = max_steps - 2 - tree.depth
+  # For A = 1 more than is needed.
   needed_NA = tree.length + max_step_tokens
   needed_NA += budget.tail_tokens(tree, steps_left_N)[:, None]
   return needed_NA <= budget.room(tree)

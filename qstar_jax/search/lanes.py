@@ -55,14 +55,20 @@ def _lanes(tree: SearchTree, config: SearchConfig, max_steps: int) -> _Lanes:
   goes_on_W = (node_W != NONE) & (is_open_W | is_empty_W)
   # All candidates of every step, and the chosen ones once more.
   max_step_tokens = tree.tokens.shape[-1]
-  per_step = (config.num_candidates + 1) * max_step_tokens
+  num_runs = budget.width_bound(tree)
+  num_runs += budget.num_runs(config.num_candidates) - 1
+  per_step = num_runs * max_step_tokens
   needed_W = jnp.where(
     goes_on_W, per_step * (max_steps - 1 - tree.depth[node_W]), 0
   )
   num_started = jnp.sum((tree.depth == 0) & (tree.parent == NONE))
   has_room = budget.room(tree) - jnp.sum(needed_W) >= per_step * max_steps
-  # With less, there is a single line of fewer candidates.
-  can_start = (num_started == 0) | (has_room & (num_started < config.num_lines))
+  most = jnp.int32(config.num_lines)
+  if config.num_candidates > 1:
+    # Lines with a choice are a beam; others are as many as can be sampled.
+    most = jnp.minimum(most, budget.lines_at_once(tree, max_steps))
+  # With less room there is a single line, of fewer candidates.
+  can_start = (num_started == 0) | (has_room & (num_started < most))
   return _Lanes(node_W, candidate_W, goes_on_W, needed_W, can_start)
 
 
@@ -75,7 +81,7 @@ def is_searching(
 
 
 def select(
-  tree: SearchTree, slot: int, config: SearchConfig, max_steps: int
+  tree: SearchTree, slot: chex.Array, config: SearchConfig, max_steps: int
 ) -> Pick:
   """The next expansion of the lane's line, or the first of a new one."""
   lanes = _lanes(tree, config, max_steps)

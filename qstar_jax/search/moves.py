@@ -40,27 +40,23 @@ def num_nodes(config: SearchConfig, max_steps: int) -> int:
   return max_steps * rounds * config.leaves_per_round
 
 
-def _kept(tree: SearchTree, max_steps: int) -> chex.Array:
+def kept_tokens(tree: SearchTree, max_steps: int) -> chex.Array:
   """Tokens for the steps after this move's, when nothing else is left."""
   return budget.tail_tokens(tree, max_steps - 1 - tree.root_depth)
 
 
-def _plan(
+def plan(
   tree: SearchTree, config: SearchConfig, max_steps: int
 ) -> tuple[chex.Array, chex.Array]:
   """Width and number of the simulations of a move that begins.
 
-  A move may spend half of what is left, the last possible one all of it: as
-  many simulations as the root has candidates, or as the config says.
+  A move may spend half of what is left. From the last step but one on it may
+  spend all: its simulations see the ends of all lines, and leave nothing to
+  the last move.
   """
-  max_step_tokens = tree.tokens.shape[-1]
-  room = budget.room(tree) - _kept(tree, max_steps)
-  share = jnp.where(tree.root_depth + 1 < max_steps, room // 2, room)
-  steps = jnp.maximum(share // max_step_tokens, 0)
-  square_root = jnp.sqrt(steps.astype(jnp.float32)).astype(jnp.int32)
-  width = jnp.clip(square_root, 1, config.num_candidates)
-  # The root's own expansion is the first; each runs its leaf's step besides.
-  num_simulations = jnp.clip(steps // (1 + width) - 1, 0)
+  room = budget.room(tree) - kept_tokens(tree, max_steps)
+  share = jnp.where(tree.root_depth + 2 < max_steps, room // 2, room)
+  width, num_simulations = budget.balanced_simulations(tree, share)
   return width, jnp.minimum(num_simulations, config.num_simulations)
 
 
@@ -72,7 +68,8 @@ def is_searching(
   is_expanded = tree.root_node != NONE
   # For the longest step, and one candidate.
   is_affordable = (
-    budget.room(tree) - _kept(tree, max_steps) >= 2 * tree.tokens.shape[-1]
+    budget.room(tree) - kept_tokens(tree, max_steps)
+    >= 2 * tree.tokens.shape[-1]
   )
   can_simulate = (
     (tree.simulations < tree.move_simulations)
@@ -86,7 +83,7 @@ def make_searcher(rules: Rules) -> Searcher:
   """The searcher that follows the rules."""
 
   def begin(tree, key, config, max_steps):
-    width, num_simulations = _plan(tree, config, max_steps)
+    width, num_simulations = plan(tree, config, max_steps)
     is_expanded = tree.root_node != NONE
     visits = jnp.where(is_expanded, tree.visits[tree.root_node], 0)
     return tree.replace(
@@ -119,7 +116,9 @@ def make_searcher(rules: Rules) -> Searcher:
     # Where there is no root to descend from this ends at a wrong place, but it
     # ends: a child's index is above its parent's.
     edge = jnp.where(tree.root_node == NONE, at_root, descend(tree, config))
-    affordable = budget.affordable_width(tree, edge, _kept(tree, max_steps))
+    affordable = budget.affordable_width(
+      tree, edge, kept_tokens(tree, max_steps)
+    )
     return Pick(edge, jnp.minimum(affordable, tree.move_width))
 
   def commit(tree, config):

@@ -48,7 +48,7 @@ class Searcher(NamedTuple):
   num_nodes: Callable[[SearchConfig, int], int]
   begin: Callable[[SearchTree, chex.PRNGKey, SearchConfig, int], SearchTree]
   is_searching: Callable[[SearchTree, SearchConfig, int], chex.Array]
-  select: Callable[[SearchTree, int, SearchConfig, int], Pick]
+  select: Callable[[SearchTree, chex.Array | int, SearchConfig, int], Pick]
   settle: Callable[[SearchTree, chex.Array, SearchConfig, int], SearchTree]
   commit: Callable[[SearchTree, SearchConfig], SearchTree]
 

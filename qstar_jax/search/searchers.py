@@ -2,10 +2,11 @@
 
 import dataclasses
 import importlib
+import math
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from qstar_jax.config import SearchConfig
+from qstar_jax.config import SearchConfig, TextConfig
 from qstar_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -19,19 +20,26 @@ SEARCHERS = (
   "sample",
   "best_of_n",
   "beam",
+  "rejection",
   "dvts",
   "tot_bfs",
   "tot_dfs",
   "astar",
   "best_first",
+  "mpc",
 )
 
 
-def _module(name: str) -> ModuleType:
+def check_name(name: str) -> None:
+  """UserError unless there is a searcher of this name."""
   if name not in SEARCHERS:
     raise UserError(
       f"searcher {name!r}: known searchers are {', '.join(SEARCHERS)}"
     )
+
+
+def _module(name: str) -> ModuleType:
+  check_name(name)
   return importlib.import_module(f"qstar_jax.search.algorithms.{name}")
 
 
@@ -56,10 +64,43 @@ def for_evaluation(
   Raises:
     UserError: unknown searcher.
   """
-  config = _module(searcher).for_evaluation(config)
-  return dataclasses.replace(
-    config,
-    searcher=searcher,
-    terminal_value=terminal_value,
-    prune_illegal=config.prune_illegal and terminal_value == "outcome",
+  config = dataclasses.replace(
+    config, searcher=searcher, terminal_value=terminal_value
   )
+  config = _module(searcher).for_evaluation(config)
+  asks_verifier = config.terminal_value == "outcome"
+  return dataclasses.replace(
+    config, prune_illegal=config.prune_illegal and asks_verifier
+  )
+
+
+def sized_for_budget(
+  config: SearchConfig, token_budget: int, text: TextConfig
+) -> SearchConfig:
+  """A search with room to spend a budget of tokens, and no less.
+
+  Width and length of what is searched follow the budget of each tree; this sets
+  what they can be at most, which is what is compiled and allocated.
+
+  Args:
+    config: from `for_evaluation`; a width above 1 stays a bound.
+    token_budget: the largest to be played with.
+    text: limits of steps and lines.
+
+  Returns:
+    The search.
+  """
+  steps = token_budget // text.max_step_tokens
+  width = max(min(config.num_candidates, math.isqrt(steps)), 1)
+  per_level = steps // text.max_steps // (width + 1)
+  config = dataclasses.replace(
+    config,
+    num_candidates=width,
+    num_simulations=max(steps // (1 + width), 1),
+    # Steps are shorter than they may be: half of the longest, at a guess.
+    num_lines=max(2 * steps // text.max_steps, 1)
+    if config.num_lines > 1
+    else 1,
+    beam_width=max(per_level, 1),
+  )
+  return _module(config.searcher).for_evaluation(config)

@@ -65,7 +65,9 @@ class SearchTree:
     move_width: int32 [B], candidates at most at its expansions.
     move_visits: int32 [B, A], visits of the root when the move began.
     noise: float32 [B, A], of the current move.
-    tokens_used: int32 [B], generated and prefilled so far.
+    tokens_used: int32 [B], generated and prefilled so far. The step of an
+      expanded candidate counts again, since it runs again, unless it is the
+      node's only one by construction (A = 1).
     tokens_promised: int32 [B], set aside for leaves of this round.
     token_budget: int32 [B], never exceeded.
   """
@@ -252,6 +254,16 @@ def node_value(stats: NodeStats, config: SearchConfig) -> chex.Array:
   return jnp.where(jnp.any(stats.is_valid, axis=-1), value, 0.0)
 
 
+def rerun_tokens(tree: SearchTree, edge: chex.Array) -> chex.Array:
+  """Tokens that run again, in parallel, when a candidate is expanded.
+
+  An only candidate has nothing to be chosen from: what was run stays.
+  """
+  if tree.tokens.shape[-2] == 1:
+    return jnp.int32(0)
+  return jnp.where(edge[0] == NONE, 0, tree.length[edge[0], edge[1]])
+
+
 def link(
   tree: SearchTree,
   node: chex.Array,
@@ -284,8 +296,7 @@ def link(
   raw_value = jnp.where(
     is_problem, tree.problem_value, tree.value[parent, candidate]
   )
-  # The chosen step runs again, in parallel, into its block.
-  step_tokens = jnp.where(is_problem, 0, tree.length[parent, candidate])
+  step_tokens = rerun_tokens(tree, jnp.stack([parent, candidate]))
   tree = tree.replace(
     parent=tree.parent.at[node].set(parent),
     candidate=tree.candidate.at[node].set(candidate),
@@ -299,7 +310,7 @@ def link(
 
   def up(_, carry):
     tree, node = carry
-    row, candidate, above = _edge_above(tree, node)
+    row, candidate, above = edge_above(tree, node)
     is_open = jnp.any(tree.is_open[node])
     tree = tree.replace(
       pending=tree.pending.at[row, candidate].add(1, mode="drop"),
@@ -312,7 +323,7 @@ def link(
   return tree
 
 
-def _edge_above(
+def edge_above(
   tree: SearchTree, node: chex.Array
 ) -> tuple[chex.Array, chex.Array, chex.Array]:
   """The candidate that `node` expands, on the way up to the root (one tree).
@@ -452,7 +463,7 @@ def backup(
 
   def up(_, carry):
     tree, node = carry
-    row, candidate, above = _edge_above(tree, node)
+    row, candidate, above = edge_above(tree, node)
     is_open = jnp.any(tree.is_open[node])
     tree = tree.replace(
       visits=tree.visits.at[row, candidate].add(1, mode="drop"),

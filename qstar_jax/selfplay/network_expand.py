@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from qstar_jax.model import decoding, sampling, step_cache
+from qstar_jax.model import decoding, line_cache, sampling, step_cache
+from qstar_jax.model.transformer import Transformer
 from qstar_jax.search.expand import ExpandFn, Expansion
 
 
@@ -32,6 +33,26 @@ def count_duplicates(
   earlier = jnp.broadcast_to(earlier, is_same.shape)
   is_first = ~jnp.any(is_same & earlier, axis=-1)
   return jnp.where(is_first, jnp.sum(is_same, axis=-1), 0).astype(jnp.int32)
+
+
+def _to_expansion(
+  model: Transformer, steps: decoding.DecodedSteps, end_token: int
+) -> Expansion:
+  """Steps and what the heads say of them, [X, A, ...]."""
+  heads = model.heads(steps.hidden)
+  last = jnp.maximum(steps.length - 1, 0)[..., None]
+  last_token = jnp.take_along_axis(steps.tokens, last, axis=-1)[..., 0]
+  return Expansion(
+    tokens=steps.tokens,
+    length=steps.length,
+    token_log_prob=steps.token_log_prob,
+    proposal_log_prob=steps.proposal_log_prob,
+    value=jax.nn.sigmoid(heads.value_logit),
+    prm=jax.nn.sigmoid(heads.prm_logit),
+    ended=steps.is_complete & (last_token == end_token),
+    truncated=~steps.is_complete,
+    count=count_duplicates(steps.tokens, steps.length > 0),
+  )
 
 
 def make_expand_fn(
@@ -61,9 +82,12 @@ def make_expand_fn(
     _, _, a, t = store.tokens.shape
 
     leaf = step_cache.load_leaf(store, leaf_BW)
-    store, prefix = step_cache.run_leaf(model, layers, store, leaf, block)
+    if a == 1:
+      prefix = line_cache.follow_leaf(store, leaf)
+    else:
+      store, prefix = step_cache.run_leaf(model, layers, store, leaf, block)
     uniform = sampling.per_row_uniform(rng_key_B, (w, a, t))
-    steps = decoding.decode_streams(
+    decoded = decoding.decode_streams(
       model,
       layers,
       prefix,
@@ -73,12 +97,17 @@ def make_expand_fn(
       width_BW.reshape(-1),
       jnp.asarray(ends_step_V),
       temperature,
-    ).steps
-    heads = model.heads(steps.hidden)
+    )
+    steps = decoded.steps
 
     def by_tree(y):
       return y.reshape(b, w, *y.shape[1:])
 
+    if a == 1:
+      length_BW = by_tree(steps.length)[..., 0]
+      store = line_cache.keep_steps(
+        store, leaf, prefix, decoded.keys, decoded.values, length_BW, block
+      )
     store = step_cache.write_candidates(
       store,
       block,
@@ -86,20 +115,10 @@ def make_expand_fn(
       by_tree(steps.length),
       by_tree(steps.hidden),
     )
-    last = jnp.maximum(steps.length - 1, 0)[..., None]
-    last_token = jnp.take_along_axis(steps.tokens, last, axis=-1)[..., 0]
-    tokens = by_tree(steps.tokens)
-    expansion = Expansion(
-      tokens=tokens,
-      length=by_tree(steps.length),
-      token_log_prob=by_tree(steps.token_log_prob),
-      proposal_log_prob=by_tree(steps.proposal_log_prob),
-      value=by_tree(jax.nn.sigmoid(heads.value_logit)),
-      prm=by_tree(jax.nn.sigmoid(heads.prm_logit)),
-      ended=by_tree(steps.is_complete & (last_token == end_token)),
-      truncated=by_tree(~steps.is_complete),
-      count=count_duplicates(tokens, by_tree(steps.length) > 0),
+    store = store._replace(
+      decode_slots=store.decode_slots + decoded.num_slots / b
     )
-    return expansion, store
+    expansion = _to_expansion(model, steps, end_token)
+    return jax.tree.map(by_tree, expansion), store
 
   return expand

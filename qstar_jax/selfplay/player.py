@@ -21,7 +21,7 @@ from qstar_jax.config import ModelConfig, SearchConfig, TextConfig
 from qstar_jax.errors import UserError
 from qstar_jax.model import step_cache
 from qstar_jax.records import Domain, Problem
-from qstar_jax.search import driver
+from qstar_jax.search import budget, driver
 from qstar_jax.search import tree as tree_lib
 from qstar_jax.search.driver import SearchState
 from qstar_jax.search.expand import NOTHING, PROBLEM
@@ -41,10 +41,12 @@ class Batch(NamedTuple):
     problems: at most as many as the player has trees.
     seeds: one per problem, any integers; with the params they determine its
       tree, whatever batch it is in.
+    token_budget: of each tree.
   """
 
   problems: list[Problem]
   seeds: list[int]
+  token_budget: int = tree_lib.UNLIMITED
 
 
 class PlayedBatch(NamedTuple):
@@ -54,11 +56,15 @@ class PlayedBatch(NamedTuple):
     problems: that were played.
     tree: numpy arrays; row b belongs to problem b, rows beyond are padding.
     judge: has seen every candidate of every tree.
+    num_rounds: of the search, until all trees were done.
+    decode_slots: token slots that decoding has computed, full or empty.
   """
 
   problems: list[Problem]
   tree: SearchTree
   judge: LineJudge
+  num_rounds: int
+  decode_slots: float
 
 
 # Yields whenever it has given the device work.
@@ -96,7 +102,7 @@ class Player:
     self._vocabulary = vocabulary
     self._text = text
     self._search = search
-    self._num_trees = num_trees
+    self.num_trees = num_trees
     self._by_tree = NamedSharding(mesh, P("data"))
     self._replicated = NamedSharding(mesh, P())
     self._graphdef = graphdef
@@ -154,7 +160,7 @@ class Player:
 
     self._begin = sharded(
       self._first_state,
-      (P(), store_spec, by_tree, by_tree, by_tree),
+      (P(), store_spec, by_tree, by_tree, by_tree, by_tree),
       state_spec,
       1,
     )
@@ -172,7 +178,7 @@ class Player:
     )
 
   def _first_state(
-    self, params, store, prompt_BP, length_B, seed_B
+    self, params, store, prompt_BP, length_B, seed_B, budget_B
   ) -> SearchState:
     """Searches at the start of their first move; traced."""
     model = nnx.merge(self._graphdef, params)
@@ -184,6 +190,7 @@ class Player:
       max_step_tokens=self._text.max_step_tokens,
       problem_value_B=jax.nn.sigmoid(heads.value_logit),
       prompt_length_B=length_B,
+      token_budget=budget_B,
     )
     # A row without a problem has nothing to do.
     tree = tree.replace(is_done=length_B == 0)
@@ -252,27 +259,38 @@ class Player:
         state = self._insert(state, expansion, judgement)
         block += self._search.leaves_per_round
       tree = jax.device_get(state.tree)
+    num_nodes, slots_B = jax.device_get(
+      (state.num_nodes, state.store.decode_slots)
+    )
     self._stores.append(state.store)
-    return PlayedBatch(batch.problems, tree, judge)
+    return PlayedBatch(
+      batch.problems,
+      tree,
+      judge,
+      num_rounds=int(num_nodes) // self._search.leaves_per_round,
+      decode_slots=float(slots_B.sum()),
+    )
 
   def _take_store(self) -> step_cache.StepStore:
     """A store that no batch is using; it may hold an old batch's blocks."""
     if self._stores:
       return self._stores.pop()
     make = jax.jit(
-      lambda: self._empty_store(num_trees=self._num_trees),
+      lambda: self._empty_store(num_trees=self.num_trees),
       out_shardings=self._store_sharding,
     )
     return make()
 
-  def _encode(self, batch: Batch) -> tuple[Any, Any, Any]:
-    """Prompts [B, P], their lengths [B] (0 in rows of padding), seeds [B]."""
+  def _encode(self, batch: Batch) -> tuple[Any, ...]:
+    """Prompts [B, P], lengths (0 in rows of padding), seeds and budgets [B]."""
     prompt_BP = np.zeros(
-      (self._num_trees, self._text.max_prompt_tokens), np.int32
+      (self.num_trees, self._text.max_prompt_tokens), np.int32
     )
-    length_B = np.zeros((self._num_trees,), np.int32)
-    seed_B = np.zeros((self._num_trees,), np.uint32)
-    for row, (problem, seed) in enumerate(zip(*batch, strict=True)):
+    length_B = np.zeros((self.num_trees,), np.int32)
+    seed_B = np.zeros((self.num_trees,), np.uint32)
+    budget_B = np.full((self.num_trees,), batch.token_budget, np.int32)
+    rows = zip(batch.problems, batch.seeds, strict=True)
+    for row, (problem, seed) in enumerate(rows):
       tokens = self._vocabulary.encode_prompt(problem.prompt)
       if len(tokens) > prompt_BP.shape[1]:
         raise UserError(
@@ -280,10 +298,30 @@ class Player:
           f"text.max_prompt_tokens = {prompt_BP.shape[1]}; raise that and "
           "train again, or give a shorter problem"
         )
+      self._check_budget(problem, len(tokens), batch.token_budget)
       prompt_BP[row, : len(tokens)] = tokens
       length_B[row] = len(tokens)
       seed_B[row] = seed % 2**32
-    return jax.device_put((prompt_BP, length_B, seed_B), self._by_tree)
+    arrays = prompt_BP, length_B, seed_B, budget_B
+    return jax.device_put(arrays, self._by_tree)
+
+  def _check_budget(
+    self, problem: Problem, prompt_tokens: int, token_budget: int
+  ) -> None:
+    """UserError if not even one line of the longest steps fits the budget."""
+    text = self._text
+    least = budget.least_tokens(
+      prompt_tokens,
+      text.max_steps,
+      text.max_step_tokens,
+      self._search.num_candidates,
+    )
+    if token_budget < least:
+      raise UserError(
+        f"budget {token_budget}: a line of problem {problem.key!r} may take "
+        f"{least} tokens ({prompt_tokens} of the prompt, and {text.max_steps} "
+        f"steps of {text.max_step_tokens} at most); give {least} or more"
+      )
 
 
 def judge_afterwards(judge: LineJudge, tree: SearchTree) -> SearchTree:

@@ -1,6 +1,7 @@
 """What a finished play says: its committed line, and its record for replay."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 
@@ -69,6 +70,40 @@ def result(domain: Domain, played: PlayedBatch, row: int) -> PlayResult:
     tokens=int(tree.tokens_used[row]),
     expansions=int((tree.depth[row] != NONE).sum()),
   )
+
+
+class FinishedLine(NamedTuple):
+  """A line of a tree that was played to its end.
+
+  Attributes:
+    answer: as the domain writes it; empty if it has none.
+    score: the verdict's, in [0, 1].
+    count: samples that were this line's last step.
+  """
+
+  answer: str
+  score: float
+  count: int
+
+
+def finished_lines(
+  domain: Domain, played: PlayedBatch, row: int
+) -> list[FinishedLine]:
+  """All lines of one tree that the verifier has judged."""
+  tree = played.tree
+  num_candidates = tree.count.shape[2]
+  is_finished = (tree.sampled[row] > 0) & (tree.outcome[row] >= 0)
+  found = []
+  for node, a in np.argwhere(is_finished):
+    steps = played.judge.line(row, int(node) * num_candidates + int(a))
+    found.append(
+      FinishedLine(
+        domain.answer(played.problems[row], steps),
+        float(tree.score[row, node, a]),
+        int(tree.sampled[row, node, a]),
+      )
+    )
+  return found
 
 
 def to_record(

@@ -7,8 +7,10 @@ import pytest
 
 from qstar_jax.domains.splits import held_out
 from qstar_jax.errors import UserError
-from qstar_jax.evaluation.evaluate import bootstrap_ci95, evaluate
+from qstar_jax.evaluation.evaluate import evaluate
+from qstar_jax.evaluation.metrics import bootstrap_ci95
 from qstar_jax.evaluation.opened import open_checkpoint
+from qstar_jax.search.searchers import for_evaluation
 
 pytest_plugins = ["tests.training.micro_run"]
 
@@ -70,7 +72,8 @@ def problems(opened):
 
 @pytest.fixture(scope="module")
 def player(opened):
-  return opened.player("sample", "value", num_trees=6)
+  search = for_evaluation(opened.config.search, "sample")
+  return opened.player(search, num_trees=6)
 
 
 def _evaluate(opened, player, problems, **options):

@@ -47,12 +47,14 @@ def make(scan_layers=False, num_kv_heads=2, temperature=1.0):
   return config, graphdef, params, expand
 
 
-def new_store(config, params, graphdef, prompt, prompt_length):
+def new_store(
+  config, params, graphdef, prompt, prompt_length, num_candidates=A
+):
   store = step_cache.empty_store(
     config,
     num_trees=prompt.shape[0],
     num_blocks=NUM_ROUNDS * W,
-    num_candidates=A,
+    num_candidates=num_candidates,
     max_prompt_tokens=P,
     max_step_tokens=T,
     max_steps=D,
@@ -68,7 +70,7 @@ def new_store(config, params, graphdef, prompt, prompt_length):
   )(params, store)
 
 
-def grow(expand, params, store, seed):
+def grow(expand, params, store, seed, num_candidates=A):
   """Expands random leaves; returns expansions and each node's token path."""
   rng = np.random.default_rng(seed)
   candidates = [{-1: []} for _ in range(B)]  # candidate index -> line tokens
@@ -82,31 +84,37 @@ def grow(expand, params, store, seed):
       if round_index and options:
         leaf[b] = rng.choice(options, W)
     keys = jax.random.split(jax.random.key(100 + round_index), B)
-    width = jnp.full((B, W), A)
+    width = jnp.full((B, W), num_candidates)
     expansion, store = expand(
       params, keys, store, leaf, width, jnp.int32(block)
     )
     expansion = jax.tree.map(np.asarray, expansion)
     for b in range(B):
       for w in range(W):
-        for a in range(A):
+        for a in range(num_candidates):
           line = candidates[b][leaf[b, w]]
           step = expansion.tokens[b, w, a, : expansion.length[b, w, a]]
-          index = (block + w) * A + a
+          index = (block + w) * num_candidates + a
           candidates[b][index] = [*line, *step]
           steps[b][index] = steps[b][leaf[b, w]] + 1
           results.append((b, line, step, w, a, expansion))
   return results, candidates
 
 
-@pytest.mark.parametrize("scan_layers", [False, True])
-@pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
-def test_cached_decoding_equals_full_forward(scan_layers, num_kv_heads):
+@pytest.mark.parametrize(
+  ("scan_layers", "num_kv_heads", "num_candidates"),
+  [(s, k, A) for s in (False, True) for k in (1, 2, 4)] + [(False, 2, 1)],
+)
+def test_cached_decoding_equals_full_forward(
+  scan_layers, num_kv_heads, num_candidates
+):
   config, graphdef, params, expand = make(scan_layers, num_kv_heads)
   prompt = jax.random.randint(jax.random.key(2), (B, P), 4, V)
   prompt_length = jnp.array([4, 2, 3])
-  store = new_store(config, params, graphdef, prompt, prompt_length)
-  results, _ = grow(expand, params, store, seed=0)
+  store = new_store(
+    config, params, graphdef, prompt, prompt_length, num_candidates
+  )
+  results, _ = grow(expand, params, store, 0, num_candidates)
 
   @jax.jit
   def full(params, tokens):

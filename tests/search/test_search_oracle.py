@@ -10,6 +10,7 @@ import pytest
 
 from qstar_jax.config import SearchConfig
 from qstar_jax.search import driver, testing
+from qstar_jax.search.searchers import for_evaluation
 
 A, MAX_STEPS, NUM_TREES = 3, 3, 64
 # The root's expansion leaves 3 + 9 nodes that anything can hang from.
@@ -52,9 +53,8 @@ def play(roots_B, solvable_BK, is_informed, config):
     known = solvable_BK[:, None, None] == states_BWA[..., None]
     oracle = jnp.any(known, axis=-1)
     truth = jnp.where(is_end(states_BWA), is_correct(states_BWA), 0.5)
-    return expansion._replace(
-      value=jnp.where(is_informed, oracle, truth), ended=is_end(states_BWA)
-    )
+    value = jnp.where(is_informed, oracle, truth)
+    return expansion._replace(value=value, prm=value, ended=is_end(states_BWA))
 
   return driver.play(
     None,
@@ -97,6 +97,29 @@ def test_solves_what_can_be_solved(problems, num_simulations, is_informed):
   config = dataclasses.replace(ENUMERATING, num_simulations=num_simulations)
   tree = play(roots, states, is_informed, config)
   np.testing.assert_array_equal(is_solved(tree), solvable)
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    *("puct", "beam", "dvts", "tot_bfs", "tot_dfs", "astar", "best_first"),
+    "mpc",
+  ],
+)
+def test_every_searcher_follows_an_oracle(problems, name):
+  roots, solvable, states = problems
+  # One step ahead: a longer roll-out is one of many, and may miss.
+  settings = {"beam_width": 2, "num_rollouts": A, "horizon": 1}
+  config = for_evaluation(dataclasses.replace(ENUMERATING, **settings), name)
+  tree = play(roots, states, True, config)
+  np.testing.assert_array_equal(is_solved(tree), solvable)
+  if name in ("astar", "best_first", "tot_dfs"):
+    # Nothing is expanded that does not lead to a solution.
+    edge = np.maximum(tree.parent, 0), np.maximum(tree.candidate, 0)
+    rows = np.arange(NUM_TREES)[:, None]
+    is_off = np.asarray(tree.value)[rows, edge[0], edge[1]] == 0
+    is_off &= np.asarray(tree.parent) >= 0
+    assert not is_off[solvable].any()
 
 
 def test_without_truth_or_budget_it_does_not(problems):

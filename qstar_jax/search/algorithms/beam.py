@@ -36,7 +36,10 @@ def _level(tree: SearchTree) -> chex.Array:
 
 
 def _best(
-  tree: SearchTree, score_NA: chex.Array, config: SearchConfig
+  tree: SearchTree,
+  score_NA: chex.Array,
+  config: SearchConfig,
+  max_steps: int,
 ) -> tuple[chex.Array, chex.Array]:
   """The next line of the beam, int32 [2], and whether there is one."""
   is_level = _level(tree)
@@ -49,11 +52,14 @@ def _best(
     (score_NA == own_score) & (order < own_order)
   )
   rank = jnp.sum(is_level & is_before)
-  return edge, (edge[0] != NONE) & (rank < config.leaves_per_round)
+  width = jnp.minimum(
+    budget.lines_at_once(tree, max_steps), config.leaves_per_round
+  )
+  return edge, (edge[0] != NONE) & (rank < width)
 
 
 def level_width(
-  tree: SearchTree, edge: chex.Array, slot: int, max_steps: int
+  tree: SearchTree, edge: chex.Array, slot: chex.Array | int, max_steps: int
 ) -> chex.Array:
   """Candidates for a line of the beam, int32: what its level may spend.
 
@@ -65,22 +71,20 @@ def level_width(
   whole = budget.room(tree) + tree.tokens_promised
   kept = whole - whole // levels_left
   width = budget.affordable_width(tree, edge, kept)
-  if slot > 0:
-    return width
   tail = budget.tail_tokens(tree, max_steps - 1 - depth)
   at_least = jnp.minimum(budget.affordable_width(tree, edge, tail), 1)
-  return jnp.maximum(width, at_least)
+  return jnp.where(slot > 0, width, jnp.maximum(width, at_least))
 
 
 def select_by(
   score_NA: chex.Array,
   tree: SearchTree,
-  slot: int,
+  slot: chex.Array,
   config: SearchConfig,
   max_steps: int,
 ) -> Pick:
   """The next line of the beam by given scores."""
-  edge, is_kept = _best(tree, score_NA, config)
+  edge, is_kept = _best(tree, score_NA, config, max_steps)
   is_start = tree.root_node == NONE
   edge = jnp.where(is_start, NONE, edge)
   width = level_width(tree, edge, slot, max_steps)
@@ -88,7 +92,7 @@ def select_by(
 
 
 def select(
-  tree: SearchTree, slot: int, config: SearchConfig, max_steps: int
+  tree: SearchTree, slot: chex.Array, config: SearchConfig, max_steps: int
 ) -> Pick:
   """The next line of the beam."""
   return select_by(lines.score(tree), tree, slot, config, max_steps)

@@ -11,6 +11,8 @@ others.
 
 import dataclasses
 
+import chex
+
 from qstar_jax.config import SearchConfig
 from qstar_jax.search import lines
 from qstar_jax.search.algorithms import beam
@@ -19,7 +21,7 @@ from qstar_jax.search.tree import SearchTree
 
 
 def select(
-  tree: SearchTree, slot: int, config: SearchConfig, max_steps: int
+  tree: SearchTree, slot: chex.Array, config: SearchConfig, max_steps: int
 ) -> Pick:
   """The next of the level's best."""
   if config.tot_scoring == "value":

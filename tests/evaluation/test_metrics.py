@@ -1,0 +1,76 @@
+"""Numbers over plays, against brute force."""
+
+import itertools
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+
+from qstar_jax.evaluation import metrics
+
+
+@hypothesis.given(
+  is_correct=st.lists(st.booleans(), max_size=8), k=st.integers(1, 10)
+)
+def test_pass_at_k_is_the_mean_over_all_subsets(is_correct, k):
+  estimate = metrics.pass_at_k(len(is_correct), sum(is_correct), k)
+  size = min(k, len(is_correct))
+  subsets = list(itertools.combinations(is_correct, size))
+  expected = np.mean([any(subset) for subset in subsets])
+  assert estimate == pytest.approx(expected)
+
+
+def test_pass_at_k_of_many_lines_is_exact():
+  # 1 - (3/4)(2.99/3.99)... of 400 lines, where factorials overflow floats.
+  expected = 1 - np.prod((300 - np.arange(16)) / (400 - np.arange(16)))
+  assert metrics.pass_at_k(400, 100, 16) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+  ("answers", "scores", "majority"),
+  [
+    ("aab", [1, 1, 0], 1),
+    ("abb", [1, 0, 0], 0),
+    # Ties share; what has no answer does not vote.
+    ("ab", [1, 0], 0.5),
+    (["", "", "a"], [0, 0, 1], 1),
+    (["", ""], [0, 0], 0),
+    ("", [], 0),
+  ],
+)
+def test_majority_of_all(answers, scores, majority):
+  assert metrics.maj_at_k(list(answers), scores, 99, seed=0) == majority
+
+
+def test_majority_of_some_is_a_mean_over_draws():
+  answers, scores = list("aaabbc"), [1, 1, 1, 0, 0, 0]
+  subsets = itertools.combinations(range(6), 3)
+  expected = []
+  for subset in subsets:
+    votes = [answers[i] for i in subset]
+    counts = {answer: votes.count(answer) for answer in votes}
+    most = [a for a, n in counts.items() if n == max(counts.values())]
+    expected.append(np.mean([a == "a" for a in most]))
+  estimates = [metrics.maj_at_k(answers, scores, 3, seed) for seed in range(40)]
+  assert np.mean(estimates) == pytest.approx(np.mean(expected), abs=0.03)
+
+
+def test_one_line_votes_for_itself():
+  answers, scores = list("aab"), [1, 1, 0]
+  estimates = [metrics.maj_at_k(answers, scores, 1, seed) for seed in range(40)]
+  assert np.mean(estimates) == pytest.approx(2 / 3, abs=0.04)
+
+
+def test_plays_of_one_problem_are_drawn_together():
+  """Ten plays of each problem that agree say no more than one."""
+  rng = np.random.default_rng(0)
+  once = (rng.random(60) < 0.5).astype(float)
+  often = np.repeat(once[:, None], 10, axis=1)
+  low, high = metrics.bootstrap_ci95(once, 0)
+  low_10, high_10 = metrics.bootstrap_ci95(often, 0)
+  assert high_10 - low_10 == pytest.approx(high - low, rel=0.1)
+  # As many plays that are all different say more.
+  different = (rng.random((60, 10)) < 0.5).astype(float)
+  low_d, high_d = metrics.bootstrap_ci95(different, 0)
+  assert high_d - low_d < 0.6 * (high - low)

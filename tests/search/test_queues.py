@@ -1,0 +1,137 @@
+"""A* and Q* against a plain queue."""
+
+import heapq
+
+import numpy as np
+import pytest
+
+from tests.search.hash_plays import (
+  MAX_STEPS,
+  NUM_TREES,
+  PlainWorld,
+  committed,
+  expanded_paths,
+  path,
+  play,
+  setting,
+)
+
+
+def in_queue_order(world, priority, num_expansions):
+  """Paths that a queue expands, and the finished line that comes first."""
+  order, expanded = 0, [()]
+  queue = []
+  while True:
+    for child in world.children(expanded[-1]):
+      order += 1
+      if world.is_finished(child):
+        heapq.heappush(queue, (-priority(child), -1, order, child))
+      elif not world.is_terminal(child):
+        heapq.heappush(queue, (-priority(child), 0, order, child))
+    if not queue or len(expanded) == num_expansions:
+      return expanded, None
+    _, _, _, line = heapq.heappop(queue)
+    if world.is_finished(line):
+      return expanded, line
+    expanded.append(line)
+
+
+@pytest.mark.parametrize(
+  "changes",
+  [{}, {"heuristic_weight": 0.0}, {"path_cost": "depth"}],
+  ids=["prm", "no_heuristic", "depth"],
+)
+def test_astar_is_a_queue(changes):
+  config = setting("astar", num_simulations=40, **changes)
+  tree = play(config)
+  num_found = 0
+  for b in range(NUM_TREES):
+    world = PlainWorld(b)
+
+    def priority(line, world=world):
+      scores = [world.prm(line[: i + 1]) for i in range(len(line))]
+      g = -len(line) if config.path_cost == "depth" else np.log(np.prod(scores))
+      h = 0 if world.is_finished(line) else np.log(world.value(line))
+      return g + config.heuristic_weight * h
+
+    limit = MAX_STEPS * (1 + config.num_simulations)
+    expanded, found = in_queue_order(world, priority, limit)
+    assert expanded_paths(tree, b) == expanded
+    if found is not None:
+      num_found += 1
+      assert path(tree, b, committed(tree, b)[-1]) == found
+  assert num_found > NUM_TREES // 2
+
+
+def test_astar_by_depth_alone_is_uniform_cost():
+  config = setting(
+    "astar", path_cost="depth", heuristic_weight=0.0, num_simulations=40
+  )
+  tree = play(config)
+  for b in range(NUM_TREES):
+    depths = [len(line) for line in expanded_paths(tree, b)]
+    assert depths == sorted(depths)
+    assert expanded_paths(tree, b) == sorted(
+      expanded_paths(tree, b), key=lambda line: (len(line), line)
+    )
+
+
+@pytest.mark.parametrize("aggregate", ["last", "min", "product", "mean"])
+def test_best_first_by_value_is_a_queue(aggregate):
+  config = setting("best_first", aggregate=aggregate, num_simulations=40)
+  tree = play(config)
+  combine = {
+    "last": lambda scores: scores[-1],
+    "min": min,
+    "product": np.prod,
+    "mean": np.mean,
+  }[aggregate]
+  for b in range(NUM_TREES):
+    world = PlainWorld(b)
+
+    def priority(line, world=world):
+      scores = [world.prm(line[: i + 1]) for i in range(len(line))]
+      return combine(scores) + world.value(line)
+
+    limit = MAX_STEPS * (1 + config.num_simulations)
+    expanded, _ = in_queue_order(world, priority, limit)
+    assert expanded_paths(tree, b) == expanded
+
+
+def test_best_first_by_best_candidate_keys_lines_anew():
+  """The queue of the paper: a line comes back before its candidates join."""
+  config = setting("best_first", heuristic="max_q", num_simulations=40)
+  tree = play(config)
+  for b in range(NUM_TREES):
+    world = PlainWorld(b)
+
+    def g(line, world=world):
+      return world.prm(line)
+
+    order, queue, expanded = 0, [], [()]
+    found = None
+    # (key, finished first, order, line, is expanded)
+    waiting = [((), True)]
+    while found is None:
+      line, is_expanded = waiting.pop()
+      if not is_expanded:
+        if world.is_finished(line):
+          found = line
+          break
+        expanded.append(line)
+        best = max(world.value(child) for child in world.children(line))
+        order += 1
+        heapq.heappush(queue, (-(g(line) + best), 0, order, line, True))
+      else:
+        for child in world.children(line):
+          if world.is_terminal(child) and not world.is_finished(child):
+            continue
+          order += 1
+          key = -(g(child) + world.value(child))
+          kind = -1 if world.is_finished(child) else 0
+          heapq.heappush(queue, (key, kind, order, child, False))
+      if not queue or len(expanded) > 60:
+        break
+      _, _, _, line, is_expanded = heapq.heappop(queue)
+      waiting.append((line, is_expanded))
+    assert expanded_paths(tree, b) == expanded
