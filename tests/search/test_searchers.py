@@ -105,6 +105,16 @@ def test_beam_is_level_by_level():
       assert path(tree, b, committed(tree, b)[-1]) == best
 
 
+def test_a_beam_of_one_line_and_candidate_is_greedy():
+  beam = play(setting("beam", num_candidates=1, beam_width=1, temperature=0.0))
+  greedy = play(setting("greedy"))
+  for b in range(NUM_TREES):
+    lines = [path(t, b, committed(t, b)[-1]) for t in (beam, greedy)]
+    assert lines[0] == lines[1]
+    assert expanded_paths(beam, b) == expanded_paths(greedy, b)
+  np.testing.assert_array_equal(beam.tokens_used, greedy.tokens_used)
+
+
 def test_breadth_first_thoughts_by_value_are_a_beam():
   beam, thoughts = play(setting("beam")), play(setting("tot_bfs"))
   jax.tree.map(np.testing.assert_array_equal, beam, thoughts)
