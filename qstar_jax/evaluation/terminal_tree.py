@@ -49,7 +49,11 @@ class _Reading:
     self._vocabulary = vocabulary
     parents = record.node_parent.tolist()
     into = zip(parents, record.node_candidate.tolist(), strict=True)
-    self.child = {edge: row for row, edge in enumerate(into) if row > 0}
+    # Lines sampled apart begin at nodes of their own: all are the problem.
+    self._roots = np.flatnonzero(record.node_parent < 0)
+    self.child = {
+      edge: row for row, edge in enumerate(into) if row not in self._roots
+    }
     self.committed: list[Edge] = list(
       zip(
         record.committed_node.tolist(),
@@ -67,11 +71,16 @@ class _Reading:
     self._ends = np.cumsum(record.length).reshape(record.length.shape)
 
   def candidates(self, node: int) -> list[Edge]:
-    """A node's candidates, by visits, then Q."""
+    """A node's candidates, by visits, then Q; node 0 is the problem."""
     record = self.record
-    indices = np.flatnonzero(record.count[node] > 0).tolist()
-    indices.sort(key=lambda a: (-record.visits[node, a], -record.q[node, a], a))
-    return [(node, a) for a in indices]
+    rows = self._roots if node == 0 else [node]
+    edges = [
+      (int(row), int(a))
+      for row in rows
+      for a in np.flatnonzero(record.count[row] > 0)
+    ]
+    edges.sort(key=lambda edge: (-record.visits[edge], -record.q[edge], edge))
+    return edges
 
   def tokens(self, edge: Edge) -> list[int]:
     end = self._ends[edge]
@@ -186,8 +195,7 @@ def _choose(reading: _Reading, max_nodes: int) -> set[Edge]:
   reach(0)
   num_lines = 2
   while frontier:
-    *_, edge = heapq.heappop(frontier)
-    node = edge[0]
+    *_, node, _, edge = heapq.heappop(frontier)
     is_last, is_expanded = num_hidden[node] == 1, edge in reading.child
     cost = 1 - is_last + is_expanded
     if node in full or num_lines + cost > max_nodes:

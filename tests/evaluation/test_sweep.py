@@ -8,6 +8,7 @@ import pytest
 from qstar_jax.errors import UserError
 from qstar_jax.evaluation import job, results
 from qstar_jax.evaluation.opened import open_checkpoint
+from qstar_jax.evaluation.terminal_tree import tree_view
 from qstar_jax.search.searchers import SEARCHERS
 
 pytest_plugins = ["tests.training.micro_run"]
@@ -120,3 +121,14 @@ def test_an_unknown_searcher_lists_the_known(opened, problems):
     _run(opened, problems, "greedy,beem", "100")
   for name in SEARCHERS:
     assert name in str(caught.value)
+
+
+def test_lines_sampled_apart_all_stand_below_the_problem(opened, problems):
+  ((_, record),) = opened.solve(problems[:1], "best_of_n", 0)
+  num_lines = (record.node_parent < 0).sum()
+  assert num_lines > 1
+  view = tree_view(record, opened.loaded.vocabulary, max_nodes=1000)
+  assert len(view.children) == num_lines
+  marks = [str(branch.label).startswith("* ") for branch in view.children]
+  # The committed line comes first.
+  assert marks == [True] + [False] * (num_lines - 1)
