@@ -28,7 +28,7 @@ from qstar_jax.search import driver
 from qstar_jax.search import tree as tree_lib
 from qstar_jax.search.driver import SearchState
 from qstar_jax.search.expand import Expansion
-from qstar_jax.selfplay.network_expand import count_duplicates, make_expand_fn
+from qstar_jax.selfplay import network_expand
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,25 +211,15 @@ def line_prefix(store: step_cache.StepStore) -> Prefix:
 
 def to_expansion(model: Transformer, steps: decoding.DecodedSteps) -> Expansion:
   """An expansion of one leaf a tree, whose lines go on."""
-  heads = model.heads(steps.hidden)
+  expansion = network_expand.to_expansion(model, steps, end_token=0)
   goes_on = jnp.zeros_like(steps.is_complete)
-  expansion = Expansion(
-    tokens=steps.tokens,
-    length=steps.length,
-    token_log_prob=steps.token_log_prob,
-    proposal_log_prob=steps.proposal_log_prob,
-    value=jax.nn.sigmoid(heads.value_logit),
-    prm=jax.nn.sigmoid(heads.prm_logit),
-    ended=goes_on,
-    truncated=goes_on,
-    count=count_duplicates(steps.tokens, steps.length > 0),
-  )
+  expansion = expansion._replace(ended=goes_on, truncated=goes_on)
   return jax.tree.map(lambda x: x[:, None], expansion)
 
 
 def step_tree_expand(graphdef: nnx.GraphDef, case: Case):
   """The product's expand function; its steps, all cut, go on nevertheless."""
-  expand = make_expand_fn(
+  expand = network_expand.make_expand_fn(
     graphdef,
     ends_step=np.zeros(case.vocabulary_size),
     end_token=0,

@@ -241,16 +241,20 @@ def node_stats(
   )
 
 
-def node_value(stats: NodeStats, config: SearchConfig) -> chex.Array:
-  """V of a node under its improved policy; 0 where it has no candidate."""
-  policy = improvement.improved_policy(
+def node_policy(stats: NodeStats, config: SearchConfig) -> chex.Array:
+  """A node's improved policy over its candidates, [..., A]."""
+  return improvement.improved_policy(
     stats.prior_logits,
     stats.q,
     stats.visits,
     maxvisit_init=config.maxvisit_init,
     value_scale=config.value_scale,
   )
-  value = jnp.sum(policy * stats.q, axis=-1)
+
+
+def node_value(stats: NodeStats, config: SearchConfig) -> chex.Array:
+  """V of a node under its improved policy; 0 where it has no candidate."""
+  value = jnp.sum(node_policy(stats, config) * stats.q, axis=-1)
   return jnp.where(jnp.any(stats.is_valid, axis=-1), value, 0.0)
 
 

@@ -35,7 +35,7 @@ def count_duplicates(
   return jnp.where(is_first, jnp.sum(is_same, axis=-1), 0).astype(jnp.int32)
 
 
-def _to_expansion(
+def to_expansion(
   model: Transformer, steps: decoding.DecodedSteps, end_token: int
 ) -> Expansion:
   """Steps and what the heads say of them, [X, A, ...]."""
@@ -118,7 +118,7 @@ def make_expand_fn(
     store = store._replace(
       decode_slots=store.decode_slots + decoded.num_slots / b
     )
-    expansion = _to_expansion(model, steps, end_token)
+    expansion = to_expansion(model, steps, end_token)
     return jax.tree.map(by_tree, expansion), store
 
   return expand

@@ -19,6 +19,12 @@ STEP_TOKENS = 2
 BASE = SearchConfig(
   num_candidates=A, num_simulations=12, num_lines=6, beam_width=2
 )
+AGGREGATES = {
+  "last": lambda scores: scores[-1],
+  "min": min,
+  "product": np.prod,
+  "mean": np.mean,
+}
 ROOTS = jnp.arange(7, 7 + NUM_TREES, dtype=jnp.uint32)
 LEAST_BUDGET = budget_lib.least_tokens(1, MAX_STEPS, STEP_TOKENS, A)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.search.hash_plays import (
+  AGGREGATES,
   MAX_STEPS,
   NUM_TREES,
   PlainWorld,
@@ -76,16 +77,11 @@ def test_astar_by_depth_alone_is_uniform_cost():
     )
 
 
-@pytest.mark.parametrize("aggregate", ["last", "min", "product", "mean"])
+@pytest.mark.parametrize("aggregate", AGGREGATES)
 def test_best_first_by_value_is_a_queue(aggregate):
   config = setting("best_first", aggregate=aggregate, num_simulations=40)
   tree = play(config)
-  combine = {
-    "last": lambda scores: scores[-1],
-    "min": min,
-    "product": np.prod,
-    "mean": np.mean,
-  }[aggregate]
+  combine = AGGREGATES[aggregate]
   for b in range(NUM_TREES):
     world = PlainWorld(b)
 

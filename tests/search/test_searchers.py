@@ -13,6 +13,7 @@ from qstar_jax.config import TextConfig
 from qstar_jax.search.searchers import SEARCHERS, sized_for_budget
 from qstar_jax.search.tree import NONE, UNLIMITED
 from tests.search.hash_plays import (
+  AGGREGATES,
   BASE,
   LEAST_BUDGET,
   MAX_STEPS,
@@ -120,15 +121,10 @@ def test_breadth_first_thoughts_by_value_are_a_beam():
   jax.tree.map(np.testing.assert_array_equal, beam, thoughts)
 
 
-@pytest.mark.parametrize("aggregate", ["last", "min", "product", "mean"])
+@pytest.mark.parametrize("aggregate", AGGREGATES)
 def test_line_scores(aggregate):
   tree = play(setting("beam", utility="prm", aggregate=aggregate))
-  combine = {
-    "last": lambda scores: scores[-1],
-    "min": min,
-    "product": np.prod,
-    "mean": np.mean,
-  }[aggregate]
+  combine = AGGREGATES[aggregate]
   for b in range(3):
     world = PlainWorld(b)
     for n in np.flatnonzero(tree.depth[b] != NONE):

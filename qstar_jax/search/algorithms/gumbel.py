@@ -24,7 +24,12 @@ import jax.numpy as jnp
 from qstar_jax import improvement
 from qstar_jax.config import SearchConfig
 from qstar_jax.search import moves
-from qstar_jax.search.tree import NodeStats, SearchTree, node_stats
+from qstar_jax.search.tree import (
+  NodeStats,
+  SearchTree,
+  node_policy,
+  node_stats,
+)
 
 _NEVER = -jnp.inf
 
@@ -114,14 +119,9 @@ def select_interior(
 ) -> chex.Array:
   """The candidate to go down to below the root (one tree), eq. 14."""
   stats = node_stats(tree, node, config)
-  policy = improvement.improved_policy(
-    stats.prior_logits,
-    stats.q,
-    stats.visits,
-    maxvisit_init=config.maxvisit_init,
-    value_scale=config.value_scale,
+  lag_A = node_policy(stats, config) - stats.visits / (
+    1 + jnp.sum(stats.visits)
   )
-  lag_A = policy - stats.visits / (1 + jnp.sum(stats.visits))
   return jnp.argmax(jnp.where(stats.is_open, lag_A, _NEVER)).astype(jnp.int32)
 
 
