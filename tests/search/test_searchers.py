@@ -44,15 +44,19 @@ def test_every_search_commits_a_line_of_its_tree(name):
       assert finished[line[-1]] or name in ("gumbel", "puct", "mpc")
 
 
-@hypothesis.settings(max_examples=25)
+@hypothesis.settings(max_examples=50)
 @hypothesis.given(
   name=st.sampled_from(SEARCHERS),
+  leaves_per_round=st.sampled_from([1, 4]),
   budgets=st.lists(
     st.integers(LEAST_BUDGET, 150), min_size=NUM_TREES, max_size=NUM_TREES
   ),
 )
-def test_no_budget_is_exceeded_and_every_line_ends(name, budgets):
-  tree = play(setting(name), budget=jnp.asarray(budgets))
+def test_no_budget_is_exceeded_and_every_line_ends(
+  name, leaves_per_round, budgets
+):
+  config = setting(name, leaves_per_round=leaves_per_round)
+  tree = play(config, budget=jnp.asarray(budgets))
   assert (tree.tokens_used <= budgets).all()
   for b in range(NUM_TREES):
     line = committed(tree, b)
