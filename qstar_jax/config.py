@@ -90,6 +90,9 @@ class SearchConfig:
     searcher: name of a searcher.
     num_candidates: A, steps sampled at each expansion.
     num_simulations: expansions per move after the root's own.
+    full_search_share: of the moves; the others take `fast_simulations` and no
+      noise: playout-cap randomisation (Wu 2019, arXiv:1902.10565).
+    fast_simulations: see there; keep `learner.min_visits` above it.
     num_lines: of searches made of independent lines: N of best-of-N.
     beam_width: lines that go on at every level, of searches that go level by
       level; those that run at once, of searches made of independent lines.
@@ -99,6 +102,8 @@ class SearchConfig:
     utility: the score that drives the search: V, the PRM, or their product.
     aggregate: how the scores of a line's steps make that of the line; see
       `search.tree.SearchTree.line_score`.
+    choose_by: how a finished tree's line is chosen: as the searcher says, by
+      score, or by a vote of its finished lines; see `selfplay.votes`.
     terminal_value: `outcome` asks the verifier, `value` the network alone.
     prune_illegal: drop candidates that the domain refuses (needs `outcome`).
     horizon: steps that model-predictive control looks ahead.
@@ -115,6 +120,7 @@ class SearchConfig:
     puct_base: c_base of PUCT.
     dirichlet_alpha: concentration of PUCT's noise at the root.
     dirichlet_share: of that noise in the root's prior; 0 has none.
+    forced_playouts: k of PUCT's forced playouts at the root; 0 has none.
     value_scale: c_scale of sigma(q) = (c_visit + max visits) * c_scale * q.
     maxvisit_init: c_visit.
     mctx_mode: reproduce mctx's policy of the same name on the same tree, as a
@@ -124,12 +130,17 @@ class SearchConfig:
   searcher: str = "gumbel"
   num_candidates: int = 8
   num_simulations: int = 16
+  full_search_share: float = 1.0
+  fast_simulations: int = 4
   num_lines: int = 16
   beam_width: int = 4
   leaves_per_round: int = 1
   temperature: float = 1.0
   utility: Literal["value", "prm", "mix"] = "value"
   aggregate: Literal["last", "min", "product", "mean"] = "last"
+  choose_by: Literal["score", "majority", "weighted_majority", "shortest"] = (
+    "score"
+  )
   terminal_value: Literal["value", "outcome"] = "value"
   prune_illegal: bool = False
   horizon: int = 2
@@ -146,6 +157,7 @@ class SearchConfig:
   puct_base: float = 19_652.0
   dirichlet_alpha: float = 0.3
   dirichlet_share: float = 0.25
+  forced_playouts: float = 0.0
   value_scale: float = 0.1
   maxvisit_init: float = 50.0
   mctx_mode: bool = False
@@ -157,7 +169,8 @@ class SelfPlayConfig:
 
   Attributes:
     problems_per_iteration: trees made between two learner phases.
-    batch_size: trees searched at once; divides problems_per_iteration.
+    batch_size: trees of a table; where the search asks the judge there are two
+      tables.
   """
 
   problems_per_iteration: int = 256
@@ -213,8 +226,9 @@ class LearnerConfig:
     prm_weight: weight of the PRM loss.
     value_lambda: 1 takes the outcome of the committed line as value target, 0
       the search's own value, between mixes them.
-    min_visits: visits a node needs for its improved policy to be a target; its
-      own expansion is one.
+    policy_target: the improved policy, or the visits of a search by PUCT.
+    min_visits: visits a node needs for its policy to be a target; its own
+      expansion is one.
     light_lines: share of the lines without much policy weight that are trained
       on, each weighing as much more; see `lines.thin_light_lines`.
   """
@@ -232,6 +246,7 @@ class LearnerConfig:
   value_weight: float = 1.0
   prm_weight: float = 1.0
   value_lambda: float = 0.75
+  policy_target: Literal["improved", "visits"] = "improved"
   min_visits: int = 1
   light_lines: float = 0.25
 

@@ -86,6 +86,24 @@ def load_run(
   return load(str(path / CONFIG_FILE), overrides, prog=prog)
 
 
+def override(
+  config: ExperimentConfig, overrides: Sequence[str], *, source: str
+) -> ExperimentConfig:
+  """A config with some fields changed, validated.
+
+  Args:
+    config: to change.
+    overrides: as in `load`.
+    source: what asks for them, as the errors call it.
+
+  Raises:
+    UserError: as `load`.
+  """
+  config, errors = _override(config, overrides, source)
+  _raise_all(source, errors or validation.find_errors(config))
+  return config
+
+
 def _raise_all(source: str, errors: Sequence[str]) -> None:
   if len(errors) == 1:
     raise UserError(f"{source}: {errors[0]}")

@@ -112,3 +112,92 @@ def mixed_value(
   mean_q = jnp.sum(weight * jnp.where(visited, q, 0.0), axis=-1)
   num_visits = jnp.sum(visits, axis=-1)
   return (node_value + num_visits * mean_q) / (1 + num_visits)
+
+
+def puct_bonus(
+  prior: chex.Array,
+  visits: chex.Array,
+  *,
+  puct_init: float,
+  puct_base: float,
+) -> chex.Array:
+  """U of PUCT (Silver et al., Science 2018): c P sqrt(N) / (1 + N(a)).
+
+  Args:
+    prior: [..., A] P, probabilities.
+    visits: [..., A] N(a).
+    puct_init: c_init.
+    puct_base: c_base.
+
+  Returns:
+    [..., A] bonuses, with N = 1 + sum_b N(b) and
+    c = c_init + log((N + c_base + 1) / c_base).
+  """
+  total = 1 + jnp.sum(visits, axis=-1, keepdims=True)
+  c = puct_init + jnp.log((total + puct_base + 1) / puct_base)
+  return c * prior * jnp.sqrt(total) / (1 + visits)
+
+
+def num_forced(
+  prior: chex.Array, visits: chex.Array, forced_playouts: float
+) -> chex.Array:
+  """Visits that a visited root candidate is to have: sqrt(k P(a) N).
+
+  KataGo's forced playouts (Wu 2019, arXiv:1902.10565, section 3.2).
+
+  Args:
+    prior: [..., A] P, probabilities.
+    visits: [..., A] N(a).
+    forced_playouts: k.
+
+  Returns:
+    [..., A] float32, with N the sum of visits.
+  """
+  total = jnp.sum(visits, axis=-1, keepdims=True)
+  return jnp.sqrt(forced_playouts * prior * total)
+
+
+def visit_policy(
+  prior_logits: chex.Array,
+  q: chex.Array,
+  visits: chex.Array,
+  *,
+  puct_init: float,
+  puct_base: float,
+  forced_playouts: float = 0.0,
+) -> chex.Array:
+  """PUCT's policy target: visits, less those that were forced.
+
+  KataGo's policy target pruning (Wu 2019, arXiv:1902.10565, section 3.2): of
+  every candidate but the most visited, c*, up to `num_forced` visits are taken
+  away as long as its Q + U stays below that of c*; what is left with a single
+  visit is dropped.
+
+  Args:
+    prior_logits: [..., A], `NEG_INF` where there is no candidate.
+    q: [..., A] completed Q.
+    visits: [..., A].
+    puct_init: c_init.
+    puct_base: c_base.
+    forced_playouts: k; 0 takes nothing away.
+
+  Returns:
+    [..., A] probabilities; the prior where nothing was visited.
+  """
+  prior = jax.nn.softmax(prior_logits, axis=-1)
+  kept = visits.astype(jnp.float32)
+  if forced_playouts:
+    bonus = puct_bonus(prior, visits, puct_init=puct_init, puct_base=puct_base)
+    best = jnp.argmax(visits, axis=-1, keepdims=True)
+    is_best = jnp.arange(visits.shape[-1]) == best
+    bar = jnp.take_along_axis(q + bonus, best, axis=-1)
+    # Q + bonus (1 + visits) / (1 + n) < bar holds for all n above this.
+    gap = bar - q
+    least = bonus * (1 + visits) / jnp.where(gap > 0, gap, 1.0) - 1
+    least = jnp.where(gap > 0, jnp.floor(least) + 1, kept)
+    forced = jnp.floor(num_forced(prior, visits, forced_playouts))
+    pruned = jnp.clip(jnp.maximum(kept - forced, least), 0, kept)
+    pruned = jnp.where((pruned <= 1) & (pruned < kept), 0.0, pruned)
+    kept = jnp.where(is_best, kept, pruned)
+  total = jnp.sum(kept, axis=-1, keepdims=True)
+  return jnp.where(total > 0, kept / jnp.maximum(total, 1.0), prior)

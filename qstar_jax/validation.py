@@ -71,6 +71,8 @@ BOUNDS: Mapping[str, Bound] = {
   ),
   "search.num_candidates": _COUNT,
   "search.num_simulations": _COUNT_OR_NONE,
+  "search.full_search_share": _SHARE,
+  "search.fast_simulations": _COUNT_OR_NONE,
   "search.num_lines": _COUNT,
   "search.beam_width": _COUNT,
   "search.leaves_per_round": _COUNT,
@@ -86,6 +88,7 @@ BOUNDS: Mapping[str, Bound] = {
   "search.puct_base": _POSITIVE,
   "search.dirichlet_alpha": _POSITIVE,
   "search.dirichlet_share": _SHARE,
+  "search.forced_playouts": _COUNT_OR_NONE,
   "search.value_scale": _COUNT_OR_NONE,
   "search.maxvisit_init": _COUNT_OR_NONE,
   "self_play.problems_per_iteration": _COUNT,
@@ -169,7 +172,16 @@ RELATIONS = (
     "False unless search.terminal_value is outcome: it asks the verifier",
     lambda c: "set one or the other",
   ),
-  _divides("self_play.batch_size", "self_play.problems_per_iteration"),
+  Relation(
+    ("learner.min_visits", "search.fast_simulations"),
+    lambda c: (
+      c.search.full_search_share == 1
+      or c.learner.min_visits > c.search.fast_simulations + 1
+    ),
+    "above 1 + search.fast_simulations = {c.search.fast_simulations}, or fast "
+    "moves become policy targets",
+    lambda c: f"use {c.search.fast_simulations + 2} or more",
+  ),
   Relation(
     ("replay.window_trees", "self_play.problems_per_iteration"),
     lambda c: c.replay.window_trees >= c.self_play.problems_per_iteration,

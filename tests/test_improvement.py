@@ -1,7 +1,10 @@
 """Policy improvement against numpy and against numbers worked by hand."""
 
 import hypothesis
+import hypothesis.extra.numpy as hnp
 import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -149,3 +152,63 @@ def test_constant_q_improves_nothing(constant):
     **SCALE,
   )
   np.testing.assert_allclose(policy, np.exp(prior), rtol=1e-5)
+
+
+def pruned_by_hand(prior, q, visits, forced_playouts):
+  """Visits taken away one after another, as the paper has it."""
+  total = 1 + visits.sum()
+  c = 1.25 + np.log((total + 19_652.0 + 1) / 19_652.0)
+
+  def score(a, n):
+    return q[a] + c * prior[a] * np.sqrt(total) / (1 + n)
+
+  best = int(np.argmax(visits))
+  kept = visits.astype(float)
+  for a in range(len(visits)):
+    forced = np.floor(np.sqrt(forced_playouts * prior[a] * visits.sum()))
+    if a == best:
+      continue
+    for _ in range(int(forced)):
+      if kept[a] > 0 and score(a, kept[a] - 1) < score(best, visits[best]):
+        kept[a] -= 1
+    if kept[a] <= 1 and kept[a] < visits[a]:
+      kept[a] = 0
+  return kept / kept.sum() if kept.sum() else prior
+
+
+@hypothesis.given(
+  hnp.arrays(np.float64, A, elements=st.floats(-3, 3)),
+  hnp.arrays(np.float64, A, elements=st.integers(0, 20).map(lambda x: x / 20)),
+  hnp.arrays(np.int32, A, elements=st.integers(0, 30)),
+  st.sampled_from([0.0, 2.0]),
+)
+def test_visit_policy(logits, q, visits, forced_playouts):
+  prior = softmax(logits)
+  expected = pruned_by_hand(prior, q, visits, forced_playouts)
+  with jax.enable_x64():
+    policy = improvement.visit_policy(
+      jnp.asarray(logits),
+      jnp.asarray(q),
+      jnp.asarray(visits),
+      puct_init=1.25,
+      puct_base=19_652.0,
+      forced_playouts=forced_playouts,
+    )
+  np.testing.assert_allclose(policy, expected, atol=1e-6)
+
+
+def test_forced_visits_leave_the_target():
+  """A candidate of no worth keeps no share; the best keeps all of its own."""
+  visits = np.array([40, 8, 2], np.int32)
+  policy = improvement.visit_policy(
+    np.log(array([0.5, 0.4, 0.1])),
+    array([0.9, 0.0, 0.0]),
+    visits,
+    puct_init=1.25,
+    puct_base=19_652.0,
+    forced_playouts=2.0,
+  )
+  # 0.9 + U = 1.009 of the best; with n visits the second has 3.57 / (1 + n),
+  # which is less from n = 3 on, 5 fewer of the sqrt(2 * 0.4 * 50) = 6 forced.
+  # The third is left with none of 2.
+  np.testing.assert_allclose(policy, [40 / 43, 3 / 43, 0], rtol=1e-6)

@@ -18,8 +18,8 @@ def search_tree() -> dict[str, Any]:
   import jax.numpy as jnp
 
   from qstar_jax.config import SearchConfig
-  from qstar_jax.search import driver, testing
-  from qstar_jax.search import tree as tree_lib
+  from qstar_jax.search import driver, testing, values
+  from qstar_jax.search.tree import NONE
 
   max_steps = 4
   config = SearchConfig(num_candidates=4, num_simulations=8, leaves_per_round=2)
@@ -35,7 +35,7 @@ def search_tree() -> dict[str, Any]:
     ).tree
 
   tree = play(jnp.asarray([5], jnp.uint32))
-  q = tree_lib.q_values(tree)
+  q = values.q_values(tree)
   tree, q = jax.device_get((tree, q))
   nodes = [
     {
@@ -47,7 +47,7 @@ def search_tree() -> dict[str, Any]:
       "q": [round(float(value), 5) for value in q[0, node]],
     }
     for node in range(tree.parent.shape[1])
-    if tree.depth[0, node] != tree_lib.NONE
+    if tree.depth[0, node] != NONE
   ]
   committed = [tree.root_parent[0].item(), tree.root_candidate[0].item()]
   return {"committed": committed, "nodes": nodes}

@@ -251,7 +251,9 @@ def start_search(
     problem_value_B=jax.nn.sigmoid(model.heads(hidden_BM).value_logit),
     prompt_length_B=jnp.full((case.num_trees,), case.prompt_tokens),
   )
-  state = SearchState(tree, store, jnp.int32(0), rng_key_B)
+  state = SearchState(
+    tree, store, jnp.zeros((case.num_trees,), jnp.int32), rng_key_B
+  )
   return driver.begin_move(state, case.search, case.max_steps)
 
 

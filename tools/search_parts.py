@@ -190,7 +190,7 @@ def profile_round(case: Case) -> dict[str, float]:
     return result
 
   for _ in range(case.num_nodes):
-    block = jnp.copy(state.num_nodes)
+    block = state.block(case.search)
     state, leaf_BW = timed("selection", select, state)
     store, prefix, hidden = timed(
       "run of the chosen step", run_leaf, params, store, leaf_BW, block
@@ -228,7 +228,7 @@ def _stages(graphdef: nnx.GraphDef, case: Case) -> tuple[Callable, ...]:
     expansion = search_engines.to_expansion(model, steps)
     store = step_cache.write_candidates(
       store,
-      state.num_nodes,
+      state.block(case.search),
       expansion.tokens,
       expansion.length,
       steps.hidden[:, None],

@@ -21,7 +21,9 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument("--problems", help="csv, jsonl or text file of problems")
   parser.add_argument("--rows", help="of the file, 0-based, e.g. 900:1000")
   parser.add_argument(
-    "--searcher", help="one or several: gumbel,beam; default: the run's own"
+    "--searcher",
+    help="one or several: gumbel,beam, each with search options of its own if "
+    "need be: best_of_n[choose_by=majority]; default: the run's own",
   )
   parser.add_argument(
     "--budget", help="tokens per problem, one or several: 128,512,2048"

@@ -10,7 +10,7 @@ from qstar_jax.evaluation.metrics import bootstrap_ci95
 from qstar_jax.records import Domain, Problem
 from qstar_jax.search.tree import UNLIMITED
 from qstar_jax.selfplay import plays
-from qstar_jax.selfplay.player import Batch, PlayedBatch, Player
+from qstar_jax.selfplay.player import Job, Played, Player
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,45 +42,37 @@ def evaluate(
   domain: Domain,
   problems: Sequence[Problem],
   *,
-  batch_size: int,
   seed: int,
   num_seeds: int = 1,
   token_budget: int = UNLIMITED,
   on_progress: Callable[[int], None] = lambda done: None,
-  on_batch: Callable[[PlayedBatch], None] = lambda played: None,
+  on_play: Callable[[Played], None] = lambda played: None,
 ) -> Evaluation:
   """Plays every problem, once or several times.
 
   Args:
-    player: of at least batch_size trees.
+    player: of the network.
     params: of the network.
     domain: verifies the lines.
     problems: at least one.
-    batch_size: problems per batch.
     seed: of the play: problem i is played with seed + i the first time.
     num_seeds: how often each problem is played, each time with other seeds.
     token_budget: of each play.
     on_progress: called with the number of plays done; may raise to stop.
-    on_batch: called with every finished batch.
+    on_play: called with every finished play.
 
   Returns:
     The evaluation.
   """
   queue = [problem for _ in range(num_seeds) for problem in problems]
-  batches = (
-    Batch(
-      queue[start : start + batch_size],
-      list(range(seed + start, seed + min(start + batch_size, len(queue)))),
-      token_budget,
-    )
-    for start in range(0, len(queue), batch_size)
+  jobs = (
+    Job(problem, job_seed, token_budget)
+    for job_seed, problem in enumerate(queue, start=seed)
   )
   results: list[plays.PlayResult] = []
-  for played in player.play_batches(params, batches):
-    results += [
-      plays.result(domain, played, row) for row in range(len(played.problems))
-    ]
-    on_batch(played)
+  for played in player.play(params, jobs):
+    results.append(plays.result(domain, played))
+    on_play(played)
     on_progress(len(results))
   top1 = np.array([result.verdict.score for result in results])
   return Evaluation(

@@ -1,5 +1,6 @@
 """A checkpoint-evaluation job: choose problems, play them, sum up."""
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,8 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from qstar_jax import configuration
+from qstar_jax.config import ExperimentConfig, SearchConfig
 from qstar_jax.domains.readers import read_problems
 from qstar_jax.domains.splits import held_out
 from qstar_jax.errors import UserError
@@ -55,12 +58,39 @@ def select_problems(
   return problems[: config.evaluation.num_problems]
 
 
-def read_searchers(text: str) -> list[str]:
-  """The names of `gumbel,beam`; UserError if one of them is unknown."""
-  names = [name.strip() for name in text.split(",")]
-  for name in names:
+def read_searchers(
+  text: str, config: ExperimentConfig
+) -> dict[str, SearchConfig]:
+  """What `gumbel,best_of_n[choose_by=majority,utility=prm]` asks for.
+
+  Args:
+    text: names of searchers, each with fields of the search config that are its
+      own, if any.
+    config: the other fields.
+
+  Returns:
+    A search for each entry, by the entry.
+
+  Raises:
+    UserError: unknown searcher or field, or a value that it cannot have.
+  """
+  found = {}
+  for entry in re.split(r",(?![^\[]*\])", text):
+    entry = entry.strip()
+    name, bracket, rest = entry.partition("[")
     searchers_lib.check_name(name)
-  return list(dict.fromkeys(names))
+    if bracket and not rest.endswith("]"):
+      raise UserError(f"--searcher {entry}: the bracket is not closed; add ]")
+    overrides = ["--search.searcher", name]
+    for option in filter(None, rest.removesuffix("]").split(",")):
+      field, equals, value = option.partition("=")
+      if not equals:
+        raise UserError(f"--searcher {entry}: write {option}=VALUE")
+      overrides += [f"--search.{field.strip().replace('_', '-')}", value]
+    found[entry] = configuration.override(
+      config, overrides, source=f"--searcher {entry}"
+    ).search
+  return found
 
 
 def read_budgets(text: str | None) -> list[int]:
@@ -96,7 +126,7 @@ def run(
   Args:
     opened: the checkpoint.
     problems: to play.
-    searchers: names, separated by commas.
+    searchers: see `read_searchers`.
     budgets: tokens per problem, separated by commas, if limited.
     terminal_value: `value`, or `outcome` to let the searches ask the verifier.
     seed: of the play.
@@ -109,18 +139,19 @@ def run(
   Raises:
     UserError: unknown searcher, malformed or impossible budget.
   """
-  names, limits = read_searchers(searchers), read_budgets(budgets)
+  searches = read_searchers(searchers, opened.config)
+  limits = read_budgets(budgets)
   if num_seeds < 1:
     raise UserError(f"--num-seeds {num_seeds}: must be 1 or more")
-  if len(names) * max(len(limits), 1) > 1 and sweep.BASELINE not in names:
-    names.insert(0, sweep.BASELINE)
+  if len(searches) * max(len(limits), 1) > 1 and sweep.BASELINE not in searches:
+    searches = read_searchers(sweep.BASELINE, opened.config) | searches
   rows: list[dict[str, Any]] = []
   records: list[dict[str, Any]] = []
   console = Console(file=sys.stderr)
   with Progress(
     console=console, disable=not console.is_terminal, transient=True
   ) as progress:
-    bar = progress.add_task(names[0])
+    bar = progress.add_task("searching")
 
     def on_progress(name, done, total):
       progress.update(bar, description=name, completed=done, total=total)
@@ -134,7 +165,7 @@ def run(
     sweep.run(
       opened,
       problems=problems,
-      names=names,
+      searches=searches,
       budgets=limits,
       terminal_value=terminal_value,
       seed=seed,

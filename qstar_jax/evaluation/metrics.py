@@ -93,27 +93,26 @@ def maj_at_k(
   return total / num_draws
 
 
-def kv_sharing(tree: SearchTree, row: int, prompt_tokens: int) -> float:
+def kv_sharing(tree: SearchTree, prompt_tokens: int) -> float:
   """Tokens in the contexts of a tree's nodes, over tokens stored for them.
 
   Args:
-    tree: numpy arrays.
-    row: of the tree.
+    tree: numpy arrays of one tree.
     prompt_tokens: of its problem.
 
   Returns:
     1 or more; 1 where nothing is shared.
   """
-  nodes = np.flatnonzero(tree.depth[row] != NONE)
-  context = np.zeros(tree.depth.shape[1], np.int64)
+  nodes = np.flatnonzero(tree.depth != NONE)
+  context = np.zeros(tree.depth.size, np.int64)
   stored = prompt_tokens
   # A node comes after its parent.
   for node in nodes:
-    parent = tree.parent[row, node]
+    parent = tree.parent[node]
     if parent == NONE:
       context[node] = prompt_tokens
       continue
-    own = tree.length[row, parent, tree.candidate[row, node]]
+    own = tree.length[parent, tree.candidate[node]]
     context[node] = context[parent] + own
     stored += own
   return float(context[nodes].sum() / stored)

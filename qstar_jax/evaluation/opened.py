@@ -13,7 +13,7 @@ from qstar_jax.errors import UserError
 from qstar_jax.records import Domain, Problem, TreeRecord
 from qstar_jax.search.searchers import for_evaluation
 from qstar_jax.selfplay import plays
-from qstar_jax.selfplay.player import Batch, Player
+from qstar_jax.selfplay.player import Job, Player
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Opened:
   def solve(
     self, problems: Sequence[Problem], searcher: str, seed: int
   ) -> Iterator[tuple[plays.PlayResult, TreeRecord]]:
-    """Plays a batch of problems without the verifier inside the search.
+    """Plays problems without the verifier inside the search.
 
     Args:
       problems: at least one; problem i is played with seed + i.
@@ -66,22 +66,22 @@ class Opened:
     """
     search = for_evaluation(self.config.search, searcher)
     player = self.player(search, len(problems))
-    seeds = range(seed, seed + len(problems))
-    batch = Batch(list(problems), list(seeds))
-    (played,) = player.play_batches(self.loaded.params, [batch])
-    for row, problem in enumerate(problems):
+    jobs = [Job(problem, seed + i) for i, problem in enumerate(problems)]
+    played_jobs = player.play(self.loaded.params, jobs)
+    for i, played in enumerate(played_jobs):
       record = plays.to_record(
         self.domain,
         played,
-        row,
         actor_id=0,
-        sequence=row,
+        sequence=i,
         params_version=self.loaded.step,
         terminal_value=search.terminal_value,
         temperature=search.temperature,
-        prompt_tokens=self.loaded.vocabulary.encode_prompt(problem.prompt),
+        prompt_tokens=self.loaded.vocabulary.encode_prompt(
+          played.problem.prompt
+        ),
       )
-      yield plays.result(self.domain, played, row), record
+      yield plays.result(self.domain, played), record
 
 
 def open_checkpoint(

@@ -3,19 +3,20 @@
 import collections
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from qstar_jax.config import SearchConfig
 from qstar_jax.evaluation import metrics
 from qstar_jax.evaluation.evaluate import Evaluation, evaluate
 from qstar_jax.evaluation.opened import Opened
-from qstar_jax.records import Outcome, Problem
+from qstar_jax.records import Domain, Outcome, Problem
 from qstar_jax.search import searchers
-from qstar_jax.search.tree import NONE, UNLIMITED
+from qstar_jax.search.tree import NONE, UNLIMITED, SearchTree
 from qstar_jax.selfplay import plays
-from qstar_jax.selfplay.player import Batch, PlayedBatch, Player
+from qstar_jax.selfplay.player import Played, Usage
 
 # Of pass@k and maj@k.
 _KS = (1, 4, 16)
@@ -27,41 +28,31 @@ BASELINE = "greedy"
 class _Tally:
   """What is counted over the batches of one row."""
 
-  domain: Any
-  lanes: int
+  domain: Domain
   leaves_per_round: int
   lines: list[list[plays.FinishedLine]] = dataclasses.field(
     default_factory=list
   )
   kv_sharing: list[float] = dataclasses.field(default_factory=list)
   rounds_at_work: int = 0
-  lane_rounds: int = 0
   tokens_sampled: int = 0
-  decode_slots: float = 0.0
 
-  def add(self, played: PlayedBatch) -> None:
+  def add(self, played: Played) -> None:
     tree = played.tree
-    for row in range(len(played.problems)):
-      self.lines.append(plays.finished_lines(self.domain, played, row))
-      is_node = tree.depth[row] != NONE
-      rounds = is_node.reshape(-1, self.leaves_per_round).any(axis=1)
-      self.rounds_at_work += int(rounds.sum())
-      sampled = int(tree.length[row][is_node].sum())
-      rerun = _rerun_tokens(tree, row)
-      prompt = int(tree.tokens_used[row]) - sampled - rerun
-      self.kv_sharing.append(metrics.kv_sharing(tree, row, prompt))
-      self.tokens_sampled += sampled
-    self.lane_rounds += played.num_rounds * self.lanes
-    self.decode_slots += played.decode_slots
+    self.lines.append(plays.finished_lines(self.domain, played))
+    self.rounds_at_work += int(tree.num_nodes) // self.leaves_per_round
+    sampled = int(tree.length.sum())
+    prompt = int(tree.tokens_used) - sampled - _rerun_tokens(tree)
+    self.kv_sharing.append(metrics.kv_sharing(tree, prompt))
+    self.tokens_sampled += sampled
 
 
-def _rerun_tokens(tree: Any, row: int) -> int:
+def _rerun_tokens(tree: SearchTree) -> int:
   """Tokens of the chosen steps that were run again into their blocks."""
-  if tree.count.shape[2] == 1:
+  if tree.count.shape[1] == 1:
     return 0
-  nodes = np.flatnonzero(tree.parent[row] != NONE)
-  edges = tree.parent[row, nodes], tree.candidate[row, nodes]
-  return int(tree.length[row][edges].sum())
+  nodes = np.flatnonzero(tree.parent != NONE)
+  return int(tree.length[tree.parent[nodes], tree.candidate[nodes]].sum())
 
 
 def _lines_summary(
@@ -121,7 +112,7 @@ def run(
   opened: Opened,
   *,
   problems: Sequence[Problem],
-  names: Sequence[str],
+  searches: Mapping[str, SearchConfig],
   budgets: Sequence[int],
   terminal_value: str,
   seed: int,
@@ -134,7 +125,7 @@ def run(
   Args:
     opened: the checkpoint.
     problems: to play.
-    names: of searchers.
+    searches: by name, as they were asked for.
     budgets: tokens per problem; empty for none, as the config has it.
     terminal_value: `value`, or `outcome` to let the searches ask the verifier.
     seed: of the play.
@@ -145,30 +136,32 @@ def run(
   Raises:
     UserError: unknown searcher, or a budget too small for a line.
   """
-  batch_size = min(opened.config.evaluation.batch_size, len(problems))
-  for name in names:
+  num_trees = min(
+    opened.config.evaluation.batch_size, num_seeds * len(problems)
+  )
+  for name, asked in searches.items():
     search = searchers.for_evaluation(
-      opened.config.search, name, terminal_value=terminal_value
+      asked, asked.searcher, terminal_value=terminal_value
     )
     if budgets:
       search = searchers.sized_for_budget(
         search, max(budgets), opened.config.text
       )
-    player = opened.player(search, batch_size)
-    _compile(player, opened)
+    player = opened.player(search, num_trees)
+    # No row's time is to hold a compilation.
+    player.compile(opened.loaded.params)
     for budget in budgets or [UNLIMITED]:
-      tally = _Tally(opened.domain, player.num_trees, search.leaves_per_round)
+      tally = _Tally(opened.domain, search.leaves_per_round)
       start = time.monotonic()
       evaluation = evaluate(
         player,
         opened.loaded.params,
         opened.domain,
         problems,
-        batch_size=batch_size,
         seed=seed,
         num_seeds=num_seeds,
         token_budget=budget,
-        on_batch=tally.add,
+        on_play=tally.add,
         on_progress=lambda done, name=name: on_progress(
           name, done, num_seeds * len(problems)
         ),
@@ -183,12 +176,12 @@ def run(
       )
       row |= {"budget": budget if budgets else None, "num_seeds": num_seeds}
       row |= _lines_summary(tally.lines, seed)
-      row |= _costs(evaluation, tally, seconds)
+      row |= _costs(evaluation, tally, player.usage, seconds)
       on_row(row, _play_records(row, problems, evaluation, tally))
 
 
 def _costs(
-  evaluation: Evaluation, tally: _Tally, seconds: float
+  evaluation: Evaluation, tally: _Tally, usage: Usage, seconds: float
 ) -> dict[str, float]:
   """What a row's plays took, and how well lanes, slots and cache were used."""
   tokens = sum(play.tokens for play in evaluation.results)
@@ -197,16 +190,10 @@ def _costs(
     "expansions_per_problem": float(np.mean(expansions)),
     "seconds": seconds,
     "tokens_per_second": tokens / seconds,
-    "lane_utilisation": tally.rounds_at_work / tally.lane_rounds,
-    "decode_utilisation": tally.tokens_sampled / tally.decode_slots,
+    "lane_utilisation": tally.rounds_at_work / usage.lane_rounds,
+    "decode_utilisation": tally.tokens_sampled / usage.decode_slots,
     "kv_sharing": float(np.mean(tally.kv_sharing)),
   }
-
-
-def _compile(player: Player, opened: Opened) -> None:
-  """Plays nothing once, so that no row's time holds a compilation."""
-  for _ in player.play_batches(opened.loaded.params, [Batch([], [])]):
-    pass
 
 
 def _play_records(row, problems, evaluation, tally) -> list[dict[str, Any]]:

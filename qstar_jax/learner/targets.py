@@ -11,6 +11,7 @@ import functools
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from qstar_jax import improvement
@@ -32,8 +33,9 @@ def trees_to_lines(
   """The lines of trees that have something to teach.
 
   * Policy: at every node with `learner.min_visits` visits or more, each token
-    of candidate a weighs pi'(a), the improved policy, times the probability
-    that pi' comes to the node. The loss is then the cross-entropy of whole
+    of candidate a weighs pi'(a), the improved policy (or what
+    `learner.policy_target` says), times the probability that pi' comes to the
+    node. The loss is then the cross-entropy of whole
     lines as pi' plays them, and what it would not play is not practised.
   * Value: after a step, at its last token, and before the first, at the
     prompt's. See `_value_targets`.
@@ -41,9 +43,9 @@ def trees_to_lines(
 
   Args:
     trees: one or more, with the same number of candidates per node, A.
-    learner: reads value_lambda and min_visits.
-    search: reads utility, maxvisit_init and value_scale, which the trees were
-      searched with.
+    learner: reads value_lambda, policy_target and min_visits.
+    search: reads utility and the constants of sigma and PUCT, which the trees
+      were searched with.
     max_line_tokens: T of the batch.
 
   Returns:
@@ -79,19 +81,43 @@ class _Targets:
   weight: np.ndarray
 
 
-@functools.partial(jax.jit, static_argnames=("maxvisit_init", "value_scale"))
-def _improve(
-  log_prob, proposal_log_prob, count, q, visits, *, maxvisit_init, value_scale
+@functools.partial(jax.jit, static_argnames=("policy_target", "search"))
+def _node_policy(
+  log_prob,
+  proposal_log_prob,
+  count,
+  q,
+  visits,
+  was_root,
+  *,
+  policy_target,
+  search: SearchConfig,
 ):
+  """What the search would play at nodes, [N, A]; was_root is [N, 1]."""
   prior_logits = improvement.candidate_prior_logits(
     log_prob, proposal_log_prob, count
   )
-  return improvement.improved_policy(
+  if policy_target == "improved":
+    return improvement.improved_policy(
+      prior_logits,
+      q,
+      visits,
+      maxvisit_init=search.maxvisit_init,
+      value_scale=search.value_scale,
+    )
+  visit_policy = functools.partial(
+    improvement.visit_policy,
     prior_logits,
     q,
-    visits,
-    maxvisit_init=maxvisit_init,
-    value_scale=value_scale,
+    jnp.where(count > 0, visits, 0),
+    puct_init=search.puct_init,
+    puct_base=search.puct_base,
+  )
+  # Only moves' roots have forced playouts.
+  return jnp.where(
+    was_root,
+    visit_policy(forced_playouts=search.forced_playouts),
+    visit_policy(),
   )
 
 
@@ -110,12 +136,15 @@ def _policy_targets(
   is_refused = forest.has_judge[forest.tree_of_edge] & (edges["legal"] == 0)
   count_NA = np.where(is_refused, 0, edges["count"]).reshape(shape_NA)
   visits_NA = edges["visits"].reshape(shape_NA)
+  was_root_N1 = np.zeros((len(visits_NA), 1), bool)
+  was_root_N1[forest.committed // forest.num_candidates] = True
   columns = [
     edges["log_prob"].reshape(shape_NA),
     edges["proposal_log_prob"].reshape(shape_NA),
     count_NA,
     edges["q"].reshape(shape_NA),
     visits_NA,
+    was_root_N1,
   ]
   num_nodes = len(visits_NA)
   policy_NA = np.zeros(visits_NA.shape, np.float32)
@@ -123,10 +152,8 @@ def _policy_targets(
     stop = min(start + _NODES_PER_CALL, num_nodes)
     fill = ((0, start + _NODES_PER_CALL - stop), (0, 0))
     part = jax.device_put([np.pad(c[start:stop], fill) for c in columns])
-    policy = _improve(
-      *part,
-      maxvisit_init=search.maxvisit_init,
-      value_scale=search.value_scale,
+    policy = _node_policy(
+      *part, policy_target=learner.policy_target, search=search
     )
     policy_NA[start:stop] = jax.device_get(policy)[: stop - start]
   is_target = (

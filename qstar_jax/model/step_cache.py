@@ -12,6 +12,7 @@ that may be read and written at once.
 Block n of every tree is written in the same round, so that a write is one
 `dynamic_update_slice` at a shared index and not a scatter. Nothing here reads a
 block that its own tree did not write since the prompt: paths say what is read.
+A tree may therefore take another's place at any time.
 """
 
 from typing import NamedTuple
@@ -48,8 +49,8 @@ class StepStore(NamedTuple):
     tokens: int32 [N, B, A, T], candidates of each block.
     length: int32 [N, B, A], their tokens.
     hidden: [N, B, A, M], their final hidden state.
-    decode_slots: float32 [B], token slots that decoding has computed since the
-      prompt, full or empty; those of a batch are shared out evenly.
+    decode_slots: float32 [B], token slots that decoding has computed, full or
+      empty; those of a batch are shared out evenly.
   """
 
   prompt_keys: list[chex.Array]
@@ -129,42 +130,55 @@ def tree_axes(store: StepStore) -> StepStore:
 def prefill(
   model: Transformer,
   store: StepStore,
-  prompt_BP: chex.Array,
-  prompt_length_B: chex.Array,
+  prompt_GP: chex.Array,
+  prompt_length_G: chex.Array,
+  row_G: chex.Array | None = None,
 ) -> StepStore:
-  """Runs the prompts; every block of the store is free again afterwards.
+  """Runs prompts; the blocks of their trees are free again afterwards.
 
   Args:
     model: the network.
     store: of matching shapes; consumed.
-    prompt_BP: [B, P] int32, padded on the right.
-    prompt_length_B: [B] int32 in 1..P.
+    prompt_GP: [G, P] int32, padded on the right.
+    prompt_length_G: [G] int32 in 1..P.
+    row_G: int32 [G], trees that the prompts are of, where one past the end is
+      none; default: all, in order.
 
   Returns:
     The store with the prompts' keys, values and final hidden states.
   """
-  chex.assert_equal_shape_prefix([prompt_BP, store.prompt_keys[0]], 1)
-  position_BP = jnp.broadcast_to(
-    jnp.arange(prompt_BP.shape[1]), prompt_BP.shape
+  if row_G is None:
+    chex.assert_equal_shape_prefix([prompt_GP, store.prompt_keys[0]], 1)
+  position_GP = jnp.broadcast_to(
+    jnp.arange(prompt_GP.shape[1]), prompt_GP.shape
   )
-  rotation = rotation_at(position_BP, model.config)
+  rotation = rotation_at(position_GP, model.config)
 
-  def fn(layer, x_BPM):
-    query, key, value = layer.project(x_BPM, rotation)
+  def fn(layer, x_GPM):
+    query, key, value = layer.project(x_GPM, rotation)
     attended = jax.nn.dot_product_attention(query, key, value, is_causal=True)
     kept = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
-    return layer.finish(x_BPM, attended), kept
+    return layer.finish(x_GPM, attended), kept
 
-  x_BPM, kept = model.layer_stack().run(fn, model.embed(prompt_BP))
-  last_BM = jnp.take_along_axis(
-    x_BPM, prompt_length_B[:, None, None] - 1, axis=1
+  x_GPM, kept = model.layer_stack().run(fn, model.embed(prompt_GP))
+  last_GM = jnp.take_along_axis(
+    x_GPM, prompt_length_G[:, None, None] - 1, axis=1
   )[:, 0]
+
+  def put(old, new):
+    return new if row_G is None else old.at[row_G].set(new, mode="drop")
+
   return store._replace(
-    prompt_keys=[key for key, _ in kept],
-    prompt_values=[value for _, value in kept],
-    prompt_length=prompt_length_B,
-    prompt_hidden=model.final_norm(last_BM),
-    decode_slots=jnp.zeros_like(store.decode_slots),
+    prompt_keys=[
+      put(old, key)
+      for old, (key, _) in zip(store.prompt_keys, kept, strict=True)
+    ],
+    prompt_values=[
+      put(old, value)
+      for old, (_, value) in zip(store.prompt_values, kept, strict=True)
+    ],
+    prompt_length=put(store.prompt_length, prompt_length_G),
+    prompt_hidden=put(store.prompt_hidden, model.final_norm(last_GM)),
   )
 
 

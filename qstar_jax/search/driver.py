@@ -33,14 +33,28 @@ class SearchState(NamedTuple):
   Attributes:
     tree: B trees.
     store: what the expand function remembers of them.
-    num_nodes: int32 scalar, nodes made, holes included; the next to write.
-    rng_key: [B] keys, one per tree, never used twice: folded with num_nodes.
+    round: int32 [B], rounds so far, the same for all trees of a device.
+    rng_key: [B] keys, one per tree, never used twice: folded with node indices.
   """
 
   tree: SearchTree
   store: Store
-  num_nodes: chex.Array
+  round: chex.Array
   rng_key: chex.PRNGKey
+
+  @property
+  def num_nodes(self) -> int:
+    """N."""
+    return self.tree.depth.shape[1]
+
+  def block(self, config: SearchConfig) -> chex.Array:
+    """int32 scalar, the first of the W blocks that this round writes.
+
+    The blocks of the store are a ring, which all trees go round together. Nodes
+    of a tree are counted from its own beginning: it may have taken the place of
+    one that was done, and has come to its end before the ring comes back.
+    """
+    return self.round[0] * config.leaves_per_round % self.num_nodes
 
 
 def num_nodes_needed(config: SearchConfig, max_steps: int) -> int:
@@ -71,7 +85,7 @@ def is_searching(
 
 
 def _select(
-  tree: SearchTree, block: chex.Array, config: SearchConfig, max_steps: int
+  tree: SearchTree, config: SearchConfig, max_steps: int
 ) -> tuple[SearchTree, chex.Array, chex.Array]:
   """Selects and links W leaves per tree.
 
@@ -84,7 +98,7 @@ def _select(
     is_active = searcher.is_searching(tree, config, max_steps)
     edge, width = searcher.select(tree, w, config, max_steps)
     width = jnp.where(is_active, width, 0)
-    tree = tree_lib.link(tree, block + w, edge, width, max_steps)
+    tree = tree_lib.link(tree, tree.num_nodes + w, edge, width, max_steps)
     index = edge[0] * config.num_candidates + edge[1]
     index = jnp.where(edge[0] == NONE, PROBLEM, index)
     index = jnp.where(width > 0, index, NOTHING)
@@ -123,11 +137,20 @@ def select_and_expand(
   Returns:
     The state with linked, empty nodes; leaf_BW; the expansion.
   """
-  block = state.num_nodes
-  tree, leaf_BW, width_BW = _select(state.tree, block, config, max_steps)
-  keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(state.rng_key, block)
+  tree, leaf_BW, width_BW = _select(state.tree, config, max_steps)
+  keys = jax.vmap(jax.random.fold_in)(state.rng_key, tree.num_nodes)
+  block = state.block(config)
+  # From a tree's own count of nodes to that of the ring.
+  shift_B = (block - tree.num_nodes) * config.num_candidates
+  num_candidates = state.num_nodes * config.num_candidates
+  in_ring_BW = (leaf_BW + shift_B[:, None]) % num_candidates
   expansion, store = expand_fn(
-    params, keys, state.store, leaf_BW, width_BW, block
+    params,
+    keys,
+    state.store,
+    jnp.where(leaf_BW < 0, leaf_BW, in_ring_BW),
+    width_BW,
+    block,
   )
   chex.assert_shape(expansion.count, (*leaf_BW.shape, config.num_candidates))
   return state._replace(tree=tree, store=store), leaf_BW, expansion
@@ -141,22 +164,26 @@ def insert_and_backup(
   max_steps: int,
 ) -> SearchState:
   """Second half of a round: the new candidates enter the trees."""
-  tree = tree_lib.insert(
-    state.tree, state.num_nodes, expansion, judgement, config, max_steps
-  )
   settle = searchers.load(config).settle
-  settle_all = jax.vmap(
-    lambda tree, node: settle(tree, node, config, max_steps), in_axes=(0, None)
-  )
+
+  def insert(tree, expansion, judgement):
+    return tree_lib.insert(tree, expansion, judgement, config, max_steps)
+
+  def settle_slot(w, tree):
+    # The trees of a batch that are done have made nothing.
+    node = jnp.where(tree.is_done, tree_lib.NONE, tree.num_nodes + w)
+    return settle(tree, node, config, max_steps)
+
+  tree = jax.vmap(insert)(state.tree, expansion, judgement)
   tree = jax.lax.fori_loop(
     0,
     config.leaves_per_round,
-    lambda w, tree: settle_all(tree, state.num_nodes + w),
+    lambda w, tree: jax.vmap(settle_slot, in_axes=(None, 0))(w, tree),
     tree,
   )
-  return state._replace(
-    tree=tree, num_nodes=state.num_nodes + config.leaves_per_round
-  )
+  num_new_B = jnp.where(tree.is_done, 0, config.leaves_per_round)
+  tree = tree.replace(num_nodes=tree.num_nodes + num_new_B)
+  return state._replace(tree=tree, round=state.round + 1)
 
 
 def commit(state: SearchState, config: SearchConfig) -> SearchState:
@@ -243,22 +270,25 @@ def play(
   expand_fn: ExpandFn,
   config: SearchConfig,
   max_steps: int,
+  num_done: chex.Array | int | None = None,
 ) -> SearchState:
-  """A whole play on the device: search, commit, repeat to the end.
+  """Whole plays on the device: search, commit, repeat to the end.
 
   Args:
     params: handed to expand_fn.
-    state: at the start of the first move, with room for `num_nodes_needed`
-      nodes; consumed.
+    state: of trees that are searching, with room for `num_nodes_needed` nodes,
+      or done; consumed.
     expand_fn: samples candidates.
     config: of the search.
     max_steps: D.
+    num_done: int32 scalar, stops when as many trees are done; default all.
 
   Returns:
-    The state with every committed line finished.
+    The state; of trees that are done the committed line is finished.
   """
+  num_done = state.tree.is_done.size if num_done is None else num_done
   return jax.lax.while_loop(
-    lambda state: ~jnp.all(state.tree.is_done),
+    lambda state: jnp.sum(state.tree.is_done) < num_done,
     lambda state: advance(
       search_round(params, state, expand_fn, config, max_steps),
       config,

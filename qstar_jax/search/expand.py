@@ -47,10 +47,11 @@ Store = Any
 # (params, rng_key_B, store, leaf_BW, width_BW, block) -> (Expansion, store).
 #
 # Samples the first width_BW (int32 [B, W], at most A) candidates at leaf_BW,
-# int32 [B, W]: the candidate index node * A + a, `PROBLEM`, or `NOTHING`, of
+# int32 [B, W]: the candidate index block * A + a, `PROBLEM`, or `NOTHING`, of
 # width 0, where the search will ignore the result, whatever it is. Leaf w of
-# every tree becomes node `block + w` (int32 scalar). rng_key_B holds one key
-# per tree, consumed, so that a tree's result does not depend on its neighbours.
+# every tree takes block `block + w` (int32 scalar) of the store; blocks come
+# round again when nothing refers to them any more. rng_key_B holds one key per
+# tree, consumed, so that a tree's result does not depend on its neighbours.
 ExpandFn = Callable[
   [Any, chex.PRNGKey, Store, chex.Array, chex.Array, chex.Array],
   tuple[Expansion, Store],
@@ -72,11 +73,6 @@ class Judgement(NamedTuple):
   finished: np.ndarray
   outcome: np.ndarray
   score: np.ndarray
-
-
-# (leaf_BW, block, expansion) -> Judgement, on host arrays. Called once a round
-# in order, so that a judge can keep the text of every node.
-JudgeFn = Callable[[np.ndarray, int, Expansion], Judgement]
 
 
 def unjudged(expansion: Expansion) -> Judgement:

@@ -12,8 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from qstar_jax.config import SearchConfig
-from qstar_jax.search import budget
-from qstar_jax.search import tree as tree_lib
+from qstar_jax.search import budget, values
 from qstar_jax.search.searcher import Pick, Searcher, step_down
 from qstar_jax.search.tree import NONE, SearchTree
 
@@ -86,8 +85,16 @@ def make_searcher(rules: Rules) -> Searcher:
     width, num_simulations = plan(tree, config, max_steps)
     is_expanded = tree.root_node != NONE
     visits = jnp.where(is_expanded, tree.visits[tree.root_node], 0)
+    noise = rules.noise(key, tree.noise.shape[0], config)
+    if config.full_search_share < 1:
+      # Folded: the noise stays what it is without the option.
+      coin = jax.random.uniform(jax.random.fold_in(key, 0))
+      is_full = coin < config.full_search_share
+      fast = jnp.minimum(num_simulations, config.fast_simulations)
+      num_simulations = jnp.where(is_full, num_simulations, fast)
+      noise = jnp.where(is_full, noise, 0.0)
     return tree.replace(
-      noise=rules.noise(key, tree.noise.shape[0], config),
+      noise=noise,
       simulations=jnp.zeros_like(tree.simulations),
       move_simulations=num_simulations,
       move_width=width,
@@ -128,6 +135,4 @@ def make_searcher(rules: Rules) -> Searcher:
     is_last = tree.is_terminal[node, chosen] | ~has_choice
     return step_down(tree, jnp.stack([node, chosen]), is_last)
 
-  return Searcher(
-    num_nodes, begin, is_searching, select, tree_lib.backup, commit
-  )
+  return Searcher(num_nodes, begin, is_searching, select, values.backup, commit)

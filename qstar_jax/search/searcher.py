@@ -41,7 +41,7 @@ class Searcher(NamedTuple):
       only; slot is 0 to W - 1, and nodes picked for earlier slots of the round
       are linked already, without candidates.
     settle: (tree, node, config, max_steps) -> tree, after the round's new
-      candidates have entered; node may be a hole, which changes nothing.
+      candidates have entered; node may be NONE or a hole, which change nothing.
     commit: (tree, config) -> tree, of a tree that is not searching.
   """
 

@@ -65,7 +65,10 @@ def for_evaluation(
     UserError: unknown searcher.
   """
   config = dataclasses.replace(
-    config, searcher=searcher, terminal_value=terminal_value
+    config,
+    searcher=searcher,
+    terminal_value=terminal_value,
+    full_search_share=1.0,
   )
   config = _module(searcher).for_evaluation(config)
   asks_verifier = config.terminal_value == "outcome"

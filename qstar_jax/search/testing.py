@@ -131,7 +131,7 @@ def new_state(
   state = SearchState(
     tree=tree,
     store=hash_store(root_state_B, num_nodes, config.num_candidates),
-    num_nodes=jnp.int32(0),
+    round=jnp.zeros(root_state_B.shape, jnp.int32),
     rng_key=jax.vmap(jax.random.key)(root_state_B),
   )
   return driver.begin_move(state, config, max_steps)

@@ -1,16 +1,17 @@
 """The search tree: B trees of up to N expanded nodes with A candidates each.
 
-A *candidate* is an edge; expanding it makes the *node* it leads to. Node n of
-every tree is made in the same round, so a tree that had nothing to expand in a
-round has a hole there. Functions without a batch axis in their docstring work
-on one tree and are vmapped by `driver`.
+A *candidate* is an edge; expanding it makes the *node* it leads to. A round
+makes W nodes; where a tree had less to expand there are holes. Functions
+without a batch axis in their docstring work on one tree and are vmapped by
+`driver`.
 """
+
+import functools
 
 import chex
 import jax
 import jax.numpy as jnp
 
-from qstar_jax import improvement
 from qstar_jax.config import SearchConfig
 from qstar_jax.search.expand import Expansion, Judgement
 
@@ -25,6 +26,7 @@ class SearchTree:
   """A batch of search trees. Everything in [0, 1] is a P(solved).
 
   Attributes:
+    num_nodes: int32 [B], nodes made, holes included; the next to write.
     parent: int32 [B, N], node above; NONE for the problem's node and for holes.
     candidate: int32 [B, N], the parent's candidate that the node expands.
     depth: int32 [B, N], steps before the node; NONE for holes.
@@ -72,6 +74,7 @@ class SearchTree:
     token_budget: int32 [B], never exceeded.
   """
 
+  num_nodes: chex.Array
   parent: chex.Array
   candidate: chex.Array
   depth: chex.Array
@@ -135,21 +138,20 @@ def new_tree(
   Returns:
     The trees, at the start of their first move.
   """
-  b = problem_value_B.shape[0]
+  (b,) = problem_value_B.shape
   per_node = (b, num_nodes)
   per_candidate = (*per_node, num_candidates)
-
-  def full(shape, value, dtype=jnp.int32):
-    return jnp.full(shape, value, dtype)
+  full = functools.partial(jnp.full, dtype=jnp.int32)
 
   def zeros(dtype=jnp.int32):
-    return full(per_candidate, 0, dtype)
+    return jnp.zeros(per_candidate, dtype)
 
   return SearchTree(
+    num_nodes=full((b,), 0),
     parent=full(per_node, NONE),
     candidate=full(per_node, NONE),
     depth=full(per_node, NONE),
-    raw_value=full(per_node, 0, jnp.float32),
+    raw_value=jnp.zeros(per_node),
     tokens=full((*per_candidate, max_step_tokens), 0),
     length=zeros(),
     sampled=zeros(),
@@ -163,8 +165,8 @@ def new_tree(
     is_terminal=zeros(bool),
     utility=zeros(jnp.float32),
     line_score=zeros(jnp.float32),
-    legal=full(per_candidate, -1, jnp.int8),
-    outcome=full(per_candidate, -1, jnp.int8),
+    legal=jnp.full(per_candidate, -1, jnp.int8),
+    outcome=jnp.full(per_candidate, -1, jnp.int8),
     score=zeros(jnp.float32),
     child=full(per_candidate, NONE),
     visits=zeros(),
@@ -176,86 +178,16 @@ def new_tree(
     root_candidate=full((b,), NONE),
     root_depth=full((b,), 0),
     root_node=full((b,), NONE),
-    is_done=full((b,), False, bool),
+    is_done=jnp.zeros((b,), bool),
     simulations=full((b,), 0),
     move_simulations=full((b,), 0),
     move_width=full((b,), 0),
     move_visits=full((b, num_candidates), 0),
-    noise=full((b, num_candidates), 0, jnp.float32),
+    noise=jnp.zeros((b, num_candidates)),
     tokens_used=prompt_length_B.astype(jnp.int32),
     tokens_promised=full((b,), 0),
     token_budget=full((b,), token_budget),
   )
-
-
-@chex.dataclass(frozen=True)
-class NodeStats:
-  """What selection reads at one node (or at nodes of any leading shape).
-
-  Attributes:
-    prior_logits: float32 [A], log prior + constant; `NEG_INF` = no candidate.
-    q: float32 [A] completed Q, rescaled to [0, 1] per node in mctx mode.
-    visits: int32 [A], pending ones included.
-    is_open: bool [A].
-    is_valid: bool [A], is a candidate.
-  """
-
-  prior_logits: chex.Array
-  q: chex.Array
-  visits: chex.Array
-  is_open: chex.Array
-  is_valid: chex.Array
-
-
-def q_values(tree: SearchTree) -> chex.Array:
-  """Q of every candidate: V counts as one virtual visit. [..., N, A]."""
-  return (tree.utility + tree.value_sum) / (1 + tree.visits)
-
-
-def node_stats(
-  tree: SearchTree, node: chex.Array, config: SearchConfig
-) -> NodeStats:
-  """Reads one node of one tree."""
-  count = tree.count[node]
-  prior_logits = improvement.candidate_prior_logits(
-    tree.log_prob[node], tree.proposal_log_prob[node], count
-  )
-  visits = tree.visits[node]
-  if config.mctx_mode:
-    # A child's own V is its first backup here, and is hidden until then.
-    seen_q = tree.value_sum[node] / jnp.maximum(visits, 1)
-    mixed = improvement.mixed_value(
-      tree.raw_value[node], prior_logits, seen_q, visits
-    )
-    q = jnp.where(visits > 0, seen_q, mixed)
-    low, high = jnp.min(q), jnp.max(q)
-    q = (q - low) / jnp.maximum(high - low, 1e-8)
-  else:
-    q = (tree.utility[node] + tree.value_sum[node]) / (1 + visits)
-  return NodeStats(
-    prior_logits=prior_logits,
-    q=q,
-    visits=visits + tree.pending[node],
-    is_open=tree.is_open[node],
-    is_valid=count > 0,
-  )
-
-
-def node_policy(stats: NodeStats, config: SearchConfig) -> chex.Array:
-  """A node's improved policy over its candidates, [..., A]."""
-  return improvement.improved_policy(
-    stats.prior_logits,
-    stats.q,
-    stats.visits,
-    maxvisit_init=config.maxvisit_init,
-    value_scale=config.value_scale,
-  )
-
-
-def node_value(stats: NodeStats, config: SearchConfig) -> chex.Array:
-  """V of a node under its improved policy; 0 where it has no candidate."""
-  value = jnp.sum(node_policy(stats, config) * stats.q, axis=-1)
-  return jnp.where(jnp.any(stats.is_valid, axis=-1), value, 0.0)
 
 
 def rerun_tokens(tree: SearchTree, edge: chex.Array) -> chex.Array:
@@ -301,11 +233,13 @@ def link(
     is_problem, tree.problem_value, tree.value[parent, candidate]
   )
   step_tokens = rerun_tokens(tree, jnp.stack([parent, candidate]))
+  # A hole stays as it is.
+  own = jnp.where(is_active, node, num_nodes)
   tree = tree.replace(
-    parent=tree.parent.at[node].set(parent),
-    candidate=tree.candidate.at[node].set(candidate),
-    depth=tree.depth.at[node].set(jnp.where(is_active, above + 1, NONE)),
-    raw_value=tree.raw_value.at[node].set(raw_value),
+    parent=tree.parent.at[own].set(parent, mode="drop"),
+    candidate=tree.candidate.at[own].set(candidate, mode="drop"),
+    depth=tree.depth.at[own].set(above + 1, mode="drop"),
+    raw_value=tree.raw_value.at[own].set(raw_value, mode="drop"),
     child=tree.child.at[row, candidate].set(node, mode="drop"),
     root_node=jnp.where(is_root, node, tree.root_node),
     tokens_used=tree.tokens_used + step_tokens,
@@ -344,34 +278,59 @@ def edge_above(
 
 def insert(
   tree: SearchTree,
-  block: chex.Array,
   expansion: Expansion,
   judgement: Judgement,
   config: SearchConfig,
   max_steps: int,
 ) -> SearchTree:
-  """Fills nodes `block`..`block + W - 1` with their candidates (batched).
+  """Fills nodes `num_nodes`..`num_nodes + W - 1` with candidates (one tree).
 
   Args:
-    tree: [B, ...] trees whose new nodes are linked already.
-    block: int32 scalar.
-    expansion: [B, W, A, ...] what was sampled there.
-    judgement: [B, W, A] what the judge says of it.
+    tree: whose new nodes are linked already; unchanged if it is done.
+    expansion: [W, A, ...] what was sampled there.
+    judgement: [W, A] what the judge says of it.
     config: of the search.
     max_steps: D.
 
   Returns:
-    The trees; nothing is backed up yet.
+    The tree; nothing is backed up yet.
   """
-  w = expansion.count.shape[1]
-  depth_BW = jax.lax.dynamic_slice_in_dim(tree.depth, block, w, axis=1)
-  is_used_BW = depth_BW != NONE
-  is_used = is_used_BW[..., None]
+  num_slots = expansion.count.shape[0]
+  num_rounds = tree.depth.size // num_slots
+  this_round = jnp.where(tree.is_done, num_rounds, tree.num_nodes // num_slots)
+  new = _new_candidates(tree, expansion, judgement, config, max_steps)
+
+  def put(name, value):
+    """Writes a round's nodes at once; those of a done tree nowhere."""
+    old = tree[name]
+    rounds = old.reshape(num_rounds, num_slots, *old.shape[1:])
+    value = value.astype(old.dtype)
+    return rounds.at[this_round].set(value, mode="drop").reshape(old.shape)
+
+  return tree.replace(
+    **{name: put(name, value) for name, value in new.items()},
+    # The same tokens may have been drawn several times: each was generated.
+    tokens_used=tree.tokens_used + jnp.sum(new["length"]),
+    tokens_promised=jnp.zeros_like(tree.tokens_promised),
+  )
+
+
+def _new_candidates(
+  tree: SearchTree,
+  expansion: Expansion,
+  judgement: Judgement,
+  config: SearchConfig,
+  max_steps: int,
+) -> dict[str, chex.Array]:
+  """What `insert` writes, by field, [W, A, ...] (one tree)."""
+  node_W = tree.num_nodes + jnp.arange(expansion.count.shape[0])
+  depth_W = tree.depth[node_W]
+  is_used = ((depth_W != NONE) & ~tree.is_done)[:, None]
   sampled = jnp.where(is_used, expansion.count, 0)
   is_illegal = judgement.legal == 0
   count = jnp.where(is_illegal, 0, sampled) if config.prune_illegal else sampled
   is_finished = expansion.ended | judgement.finished
-  is_last = (depth_BW + 1 >= max_steps)[..., None]
+  is_last = (depth_W + 1 >= max_steps)[:, None]
   is_failed = is_illegal | expansion.truncated | (is_last & ~is_finished)
   is_terminal = is_finished | is_failed
   utility = {
@@ -379,114 +338,48 @@ def insert(
     "prm": expansion.prm,
     "mix": expansion.value * expansion.prm,
   }[config.utility]
-  line_score = _line_scores(tree, block, utility, config)
+  line_score = _line_scores(tree, node_W, utility, config)
   line_score = jnp.where(is_failed, 0.0, line_score)
   utility = jnp.where(is_failed, 0.0, utility)
   utility = jnp.where(judgement.outcome >= 0, judgement.score, utility)
-
-  def put(field, value):
-    start = (0, block) + (0,) * (field.ndim - 2)
-    return jax.lax.dynamic_update_slice(field, value.astype(field.dtype), start)
-
-  return tree.replace(
-    tokens=put(tree.tokens, expansion.tokens),
-    length=put(tree.length, expansion.length),
-    sampled=put(tree.sampled, sampled),
-    count=put(tree.count, count),
-    log_prob=put(tree.log_prob, jnp.sum(expansion.token_log_prob, axis=-1)),
-    proposal_log_prob=put(tree.proposal_log_prob, expansion.proposal_log_prob),
-    value=put(tree.value, expansion.value),
-    prm=put(tree.prm, expansion.prm),
-    ended=put(tree.ended, expansion.ended),
-    is_failed=put(tree.is_failed, is_failed),
-    is_terminal=put(tree.is_terminal, is_terminal),
-    utility=put(tree.utility, utility),
-    line_score=put(tree.line_score, line_score),
-    legal=put(tree.legal, judgement.legal),
-    outcome=put(tree.outcome, judgement.outcome),
-    score=put(tree.score, judgement.score),
-    is_open=put(tree.is_open, (count > 0) & ~is_terminal),
-    # The same tokens may have been drawn several times: each was generated.
-    tokens_used=tree.tokens_used
-    + jnp.sum(expansion.length * is_used, axis=(1, 2)),
-    tokens_promised=jnp.zeros_like(tree.tokens_promised),
-  )
+  return {
+    "tokens": expansion.tokens,
+    "length": jnp.where(is_used, expansion.length, 0),
+    "sampled": sampled,
+    "count": count,
+    "log_prob": jnp.sum(expansion.token_log_prob, axis=-1),
+    "proposal_log_prob": expansion.proposal_log_prob,
+    "value": expansion.value,
+    "prm": expansion.prm,
+    "ended": expansion.ended,
+    "is_failed": is_failed,
+    "is_terminal": is_terminal,
+    "utility": utility,
+    "line_score": line_score,
+    "legal": judgement.legal,
+    "outcome": judgement.outcome,
+    "score": judgement.score,
+    "is_open": (count > 0) & ~is_terminal,
+  }
 
 
 def _line_scores(
   tree: SearchTree,
-  block: chex.Array,
-  utility_BWA: chex.Array,
+  node_W: chex.Array,
+  utility_WA: chex.Array,
   config: SearchConfig,
 ) -> chex.Array:
-  """Scores of the lines that end with new candidates, [B, W, A] (batched)."""
-  w = utility_BWA.shape[1]
-  slots = block + jnp.arange(w)
-
-  def score_above(tree):
-    edge = tree.parent[slots], tree.candidate[slots]
-    return tree.line_score[edge]
-
-  above = jax.vmap(score_above)(tree)[..., None]
-  depth = tree.depth[:, slots, None]  # Steps before, 0 at the problem.
+  """Scores of the lines that end with new candidates, [W, A] (one tree)."""
+  above = tree.line_score[tree.parent[node_W], tree.candidate[node_W]][:, None]
+  depth = tree.depth[node_W][:, None]  # Steps before, 0 at the problem.
   is_first = depth <= 0
   match config.aggregate:
     case "last":
-      return utility_BWA
+      return utility_WA
     case "min":
-      return jnp.minimum(jnp.where(is_first, 1.0, above), utility_BWA)
+      return jnp.minimum(jnp.where(is_first, 1.0, above), utility_WA)
     case "product":
-      return jnp.where(is_first, 1.0, above) * utility_BWA
+      return jnp.where(is_first, 1.0, above) * utility_WA
     case "mean":
-      total = jnp.where(is_first, 0.0, above * depth) + utility_BWA
+      total = jnp.where(is_first, 0.0, above * depth) + utility_WA
       return total / (1 + jnp.maximum(depth, 0))
-
-
-def backup(
-  tree: SearchTree, node: chex.Array, config: SearchConfig, max_steps: int
-) -> SearchTree:
-  """Backs the value of a new node up to the current root (one tree).
-
-  Candidates below which nothing can be expanded any more are closed. A closed
-  candidate's subtree is known in full: its Q becomes the subtree's value, and
-  its V, a guess at the same thing, counts no longer (not in mctx mode).
-
-  Args:
-    tree: one tree.
-    node: int32 scalar, an expanded node; a hole changes nothing.
-    config: of the search.
-    max_steps: D.
-
-  Returns:
-    The tree.
-  """
-  if config.mctx_mode:
-    value = tree.raw_value[node]
-  else:
-    value = node_value(node_stats(tree, node, config), config)
-
-  def up(_, carry):
-    tree, node = carry
-    row, candidate, above = edge_above(tree, node)
-    is_open = jnp.any(tree.is_open[node])
-    tree = tree.replace(
-      visits=tree.visits.at[row, candidate].add(1, mode="drop"),
-      value_sum=tree.value_sum.at[row, candidate].add(value, mode="drop"),
-      pending=tree.pending.at[row, candidate].add(-1, mode="drop"),
-      is_open=tree.is_open.at[row, candidate].set(is_open, mode="drop"),
-    )
-    if not config.mctx_mode:
-      known = node_value(node_stats(tree, node, config), config)
-      total = known * (1 + tree.visits[row, candidate])
-      total -= tree.utility[row, candidate]
-      # Another leaf of this round may be on its way up to here.
-      is_known = ~is_open & ~jnp.any(tree.pending[node] > 0)
-      total = jnp.where(is_known, total, tree.value_sum[row, candidate])
-      tree = tree.replace(
-        value_sum=tree.value_sum.at[row, candidate].set(total, mode="drop")
-      )
-    return tree, above
-
-  start = jnp.where(tree.depth[node] == NONE, NONE, node)
-  tree, _ = jax.lax.fori_loop(0, max_steps, up, (tree, start))
-  return tree

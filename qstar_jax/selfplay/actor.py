@@ -10,11 +10,11 @@ from qstar_jax.domains.splits import TrainingProblems
 from qstar_jax.records import TreeRecord
 from qstar_jax.selfplay import plays
 from qstar_jax.selfplay.curriculum import Curriculum
-from qstar_jax.selfplay.player import Batch, Player
+from qstar_jax.selfplay.player import Job, Player
 from qstar_jax.text.vocabulary import Vocabulary
 
 
-class Played(NamedTuple):
+class RecordedPlay(NamedTuple):
   """One play, for replay and for the statistics.
 
   Attributes:
@@ -41,11 +41,11 @@ def play_iteration(
   first_sequence: int,
   actor_id: int = 0,
   check_stop: Callable[[], None] = lambda: None,
-) -> Iterator[Played]:
+) -> Iterator[RecordedPlay]:
   """Plays `self_play.problems_per_iteration` problems.
 
   Args:
-    player: of `self_play.batch_size` trees.
+    player: of the network.
     params: of the network.
     problems: to draw from, held-out ones excluded.
     curriculum: draws difficulties; not updated here.
@@ -56,46 +56,34 @@ def play_iteration(
     first_sequence: number of the first tree; tree i is played with a seed made
       of the experiment's seed and its number, so a play can be repeated.
     actor_id: who plays.
-    check_stop: called before each batch; may raise to stop.
+    check_stop: called before each play; may raise to stop.
 
   Yields:
     The plays, numbered on from `first_sequence`.
   """
-  settings = config.self_play
-  sequence = first_sequence
 
-  def draw_batch(first: int) -> Batch:
-    check_stop()
-    drawn = [
-      problems.sample(rng, curriculum.draw(rng))
-      for _ in range(settings.batch_size)
-    ]
-    # A hash, so that no two runs with different seeds share a tree's numbers.
-    seeds = [
-      int(
-        np.random.SeedSequence([config.seed, actor_id, i]).generate_state(1)[0]
-      )
-      for i in range(first, first + len(drawn))
-    ]
-    return Batch(drawn, seeds)
+  def jobs() -> Iterator[Job]:
+    for sequence in range(
+      first_sequence, first_sequence + config.self_play.problems_per_iteration
+    ):
+      check_stop()
+      problem = problems.sample(rng, curriculum.draw(rng))
+      # A hash: no two runs with different seeds share a tree's numbers.
+      entropy = np.random.SeedSequence([config.seed, actor_id, sequence])
+      yield Job(problem, int(entropy.generate_state(1)[0]))
 
-  batches = (
-    draw_batch(first_sequence + done)
-    for done in range(0, settings.problems_per_iteration, settings.batch_size)
-  )
-  for played in player.play_batches(params, batches):
-    for row, problem in enumerate(played.problems):
-      record = plays.to_record(
-        problems.domain,
-        played,
-        row,
-        actor_id=actor_id,
-        sequence=sequence,
-        params_version=params_version,
-        terminal_value=config.search.terminal_value,
-        temperature=config.search.temperature,
-        prompt_tokens=vocabulary.encode_prompt(problem.prompt),
-      )
-      result = plays.result(problems.domain, played, row)
-      yield Played(record, result, problem.difficulty)
-      sequence += 1
+  for sequence, played in enumerate(
+    player.play(params, jobs()), start=first_sequence
+  ):
+    record = plays.to_record(
+      problems.domain,
+      played,
+      actor_id=actor_id,
+      sequence=sequence,
+      params_version=params_version,
+      terminal_value=config.search.terminal_value,
+      temperature=config.search.temperature,
+      prompt_tokens=vocabulary.encode_prompt(played.problem.prompt),
+    )
+    result = plays.result(problems.domain, played)
+    yield RecordedPlay(record, result, played.problem.difficulty)

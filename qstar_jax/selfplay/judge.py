@@ -5,22 +5,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from qstar_jax.records import NOT_JUDGED, Domain, Problem, StepCheck
+from qstar_jax.records import (
+  NOT_JUDGED,
+  Domain,
+  Problem,
+  StepCheck,
+  Verdict,
+)
 from qstar_jax.search.expand import NOTHING, PROBLEM, Expansion, Judgement
+from qstar_jax.search.tree import NONE, SearchTree
 from qstar_jax.text.vocabulary import Vocabulary
 
 # Stands behind a step that has no delimiter: no domain's step ends like this.
 _CUT = "\N{HORIZONTAL ELLIPSIS}"
 
 _REFUSED = StepCheck(is_legal=False, is_terminal=False)
-
-
-class Candidates(NamedTuple):
-  """The part of an `Expansion` that a judge reads, as numpy arrays."""
-
-  tokens: np.ndarray
-  length: np.ndarray
-  count: np.ndarray
 
 
 class _Line(NamedTuple):
@@ -31,70 +30,121 @@ class _Line(NamedTuple):
 
 
 class LineJudge:
-  """Checks every candidate of a batch of searches, and verifies ended lines.
+  """Checks the candidates of one search, and verifies lines that end.
 
-  Called once a round, in order: it keeps the steps that lead to every node.
-  Model text reaches the domain as text and is never evaluated. What follows an
-  illegal step is illegal. A step that was cut reads as one: `4 + 9 = ...`.
+  Asked in the order in which nodes are made: it keeps the steps that lead to
+  every candidate. Model text reaches the domain as text and is never evaluated.
+  What follows an illegal step is illegal. A step that was cut reads as one:
+  `4 + 9 = ...`.
   """
 
-  def __init__(
-    self,
-    domain: Domain,
-    problems: Sequence[Problem],
-    vocabulary: Vocabulary,
-    num_candidates: int,
-  ):
-    """Starts with the problems, one per tree; fewer than trees is allowed.
+  def __init__(self, domain: Domain, problem: Problem, vocabulary: Vocabulary):
+    """Starts with nothing but the problem.
 
     Args:
       domain: the rules.
-      problems: of the first len(problems) trees; the others are padding.
-      vocabulary: that the trees' tokens are in.
-      num_candidates: A.
+      problem: that is searched.
+      vocabulary: that the tree's tokens are in.
     """
     self._domain = domain
-    self._problems = problems
+    self._problem = problem
     self._vocabulary = vocabulary
-    self._num_candidates = num_candidates
-    # By candidate index, per tree.
-    self._lines: list[dict[int, _Line]] = [
-      {PROBLEM: _Line((), is_legal=True)} for _ in problems
-    ]
+    # By candidate index.
+    self._lines = {PROBLEM: _Line((), is_legal=True)}
 
-  def line(self, tree: int, candidate: int) -> tuple[str, ...]:
+  def line(self, candidate: int) -> tuple[str, ...]:
     """The steps up to and with a candidate index; () for `PROBLEM`."""
-    return self._lines[tree][candidate].steps
+    return self._lines[candidate].steps
 
-  def __call__(
-    self, leaf_BW: np.ndarray, block: int, expansion: Expansion | Candidates
-  ) -> Judgement:
-    """See `search.expand.JudgeFn`."""
-    shape = expansion.count.shape
-    judgement = Judgement(
-      legal=np.full(shape, -1, np.int8),
-      finished=np.zeros(shape, bool),
-      outcome=np.full(shape, NOT_JUDGED, np.int8),
-      score=np.zeros(shape, np.float32),
-    )
-    is_candidate = (expansion.count > 0) & (leaf_BW != NOTHING)[..., None]
-    is_candidate[len(self._problems) :] = False
-    for b, w, a in np.argwhere(is_candidate):
-      above = self._lines[b][int(leaf_BW[b, w])]
-      tokens = expansion.tokens[b, w, a, : expansion.length[b, w, a]]
-      text, ended = self._vocabulary.decode_step(tokens.tolist())
-      if not self._vocabulary.ends_step[tokens[-1]]:
-        text += _CUT
-      steps = (*above.steps, text)
-      check = _REFUSED
-      if above.is_legal:
-        check = self._domain.check_step(self._problems[b], above.steps, text)
-      index = (block + int(w)) * self._num_candidates + int(a)
-      self._lines[b][index] = _Line(steps, check.is_legal)
-      judgement.legal[b, w, a] = check.is_legal
-      judgement.finished[b, w, a] = check.is_terminal
-      if ended or check.is_terminal:
-        verdict = self._domain.verify(self._problems[b], steps)
-        judgement.outcome[b, w, a] = verdict.outcome
-        judgement.score[b, w, a] = verdict.score
-    return judgement
+  def check(
+    self, leaf: int, candidate: int, tokens: Sequence[int]
+  ) -> tuple[StepCheck, Verdict | None]:
+    """What the domain says of a step.
+
+    Args:
+      leaf: index of the candidate that it follows, or `PROBLEM`.
+      candidate: its own index, node * A + a.
+      tokens: of the step, at least one.
+
+    Returns:
+      The check, and the verdict on its line if that ends here.
+    """
+    above = self._lines[leaf]
+    text, ended = self._vocabulary.decode_step(list(tokens))
+    if not self._vocabulary.ends_step[tokens[-1]]:
+      text += _CUT
+    steps = (*above.steps, text)
+    check = _REFUSED
+    if above.is_legal:
+      check = self._domain.check_step(self._problem, above.steps, text)
+    self._lines[candidate] = _Line(steps, check.is_legal)
+    if ended or check.is_terminal:
+      return check, self._domain.verify(self._problem, steps)
+    return check, None
+
+
+def judge_round(
+  judges: Sequence[LineJudge | None],
+  leaf_BW: np.ndarray,
+  node_B: np.ndarray,
+  expansion: Expansion,
+) -> Judgement:
+  """Judges the candidates of one round; arrays on the host.
+
+  Args:
+    judges: one per tree; None where there is nothing to judge.
+    leaf_BW: what was expanded, see `search.expand`, by the trees' own nodes.
+    node_B: first of the W nodes that each tree has made.
+    expansion: the candidates.
+
+  Returns:
+    The judgement.
+  """
+  shape = expansion.count.shape
+  judgement = Judgement(
+    legal=np.full(shape, -1, np.int8),
+    finished=np.zeros(shape, bool),
+    outcome=np.full(shape, NOT_JUDGED, np.int8),
+    score=np.zeros(shape, np.float32),
+  )
+  is_judged_B = np.array([judge is not None for judge in judges])
+  is_leaf_BW = is_judged_B[:, None] & (leaf_BW != NOTHING)
+  for b, w, a in np.argwhere((expansion.count > 0) & is_leaf_BW[..., None]):
+    tokens = expansion.tokens[b, w, a, : expansion.length[b, w, a]]
+    index = int(node_B[b] + w) * shape[-1] + int(a)
+    check, verdict = judges[b].check(int(leaf_BW[b, w]), index, tokens.tolist())
+    judgement.legal[b, w, a] = check.is_legal
+    judgement.finished[b, w, a] = check.is_terminal
+    if verdict:
+      judgement.outcome[b, w, a] = verdict.outcome
+      judgement.score[b, w, a] = verdict.score
+  return judgement
+
+
+def judge_afterwards(judge: LineJudge, tree: SearchTree) -> SearchTree:
+  """Shows a finished search, which knew nothing of it, to a judge.
+
+  Args:
+    judge: fresh.
+    tree: numpy arrays of one tree.
+
+  Returns:
+    The tree with `legal`, `outcome` and `score` as the judge says.
+  """
+  num_candidates = tree.count.shape[1]
+  legal = np.full_like(tree.legal, -1)
+  outcome = np.full_like(tree.outcome, NOT_JUDGED)
+  score = np.zeros_like(tree.score)
+  for node, a in np.argwhere(tree.sampled > 0):
+    above = int(tree.parent[node])
+    leaf = PROBLEM
+    if above != NONE:
+      leaf = above * num_candidates + int(tree.candidate[node])
+    tokens = tree.tokens[node, a, : tree.length[node, a]]
+    index = int(node) * num_candidates + int(a)
+    check, verdict = judge.check(leaf, index, tokens.tolist())
+    legal[node, a] = check.is_legal
+    if verdict:
+      outcome[node, a] = verdict.outcome
+      score[node, a] = verdict.score
+  return tree.replace(legal=legal, outcome=outcome, score=score)

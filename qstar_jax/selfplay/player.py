@@ -1,78 +1,96 @@
-"""A network with its search, compiled for a fixed number of trees.
+"""Plays problems with a network and its search.
 
-Batches are played two at a time, so that the device searches one while the
-host judges or unpacks the other.
+Problems sit down at tables of B trees. A tree that is done makes room for the
+next problem while its neighbours go on, so that the device has full tables
+until the last problems. Where a judge looks at every round there are two
+tables: the device searches at one while the host judges at the other.
 """
 
-import collections
-import functools
 import itertools
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from qstar_jax.config import ModelConfig, SearchConfig, TextConfig
 from qstar_jax.errors import UserError
-from qstar_jax.model import step_cache
 from qstar_jax.records import Domain, Problem
-from qstar_jax.search import budget, driver
+from qstar_jax.search import budget
 from qstar_jax.search import tree as tree_lib
 from qstar_jax.search.driver import SearchState
-from qstar_jax.search.expand import NOTHING, PROBLEM
+from qstar_jax.search.expand import unjudged
 from qstar_jax.search.tree import SearchTree
-from qstar_jax.selfplay.judge import Candidates, LineJudge
+from qstar_jax.selfplay import votes
+from qstar_jax.selfplay.judge import LineJudge, judge_afterwards, judge_round
 from qstar_jax.selfplay.network_expand import make_expand_fn
+from qstar_jax.selfplay.phases import Phases
 from qstar_jax.text.vocabulary import Vocabulary
 
-# Batches in flight: one on the device, one on the host.
-_NUM_IN_FLIGHT = 2
+# A table is filled up again when one in so many of its trees is done: filling
+# costs a prefill, and waiting costs rounds.
+_REFILL_FRACTION = 8
 
 
-class Batch(NamedTuple):
-  """Problems to be played at once.
+class Job(NamedTuple):
+  """A problem to be played.
 
   Attributes:
-    problems: at most as many as the player has trees.
-    seeds: one per problem, any integers; with the params they determine its
-      tree, whatever batch it is in.
-    token_budget: of each tree.
+    problem: the problem.
+    seed: any integer; with the params it determines the tree, whatever the
+      other jobs are.
+    token_budget: of the tree.
   """
 
-  problems: list[Problem]
-  seeds: list[int]
+  problem: Problem
+  seed: int
   token_budget: int = tree_lib.UNLIMITED
 
 
-class PlayedBatch(NamedTuple):
-  """Finished plays.
+class Played(NamedTuple):
+  """A finished play.
 
   Attributes:
-    problems: that were played.
-    tree: numpy arrays; row b belongs to problem b, rows beyond are padding.
-    judge: has seen every candidate of every tree.
-    num_rounds: of the search, until all trees were done.
+    problem: that was played.
+    tree: numpy arrays of one tree.
+    judge: has seen every candidate of the tree.
+  """
+
+  problem: Problem
+  tree: SearchTree
+  judge: LineJudge
+
+
+class Usage(NamedTuple):
+  """What the tables had to offer.
+
+  Attributes:
+    lane_rounds: rounds times trees, at work or not.
     decode_slots: token slots that decoding has computed, full or empty.
   """
 
-  problems: list[Problem]
-  tree: SearchTree
+  lane_rounds: int = 0
+  decode_slots: float = 0.0
+
+
+class _Seat(NamedTuple):
+  """A problem at a table; `index` is its place among all jobs."""
+
+  index: int
+  problem: Problem
   judge: LineJudge
-  num_rounds: int
-  decode_slots: float
-
-
-# Yields whenever it has given the device work.
-_Game = Generator[None, None, PlayedBatch]
 
 
 class Player:
-  """Plays problems. See `play_batches`."""
+  """Plays problems. See `play`.
+
+  Attributes:
+    num_trees: B, of a table.
+    usage: of the tables since `play` was last called.
+  """
 
   def __init__(
     self,
@@ -103,251 +121,254 @@ class Player:
     self._text = text
     self._search = search
     self.num_trees = num_trees
-    self._by_tree = NamedSharding(mesh, P("data"))
-    self._replicated = NamedSharding(mesh, P())
-    self._graphdef = graphdef
-    self._num_nodes = driver.num_nodes_needed(search, text.max_steps)
-    self._expand_fn = make_expand_fn(
+    self.usage = Usage()
+    self._num_shards = mesh.shape["data"]
+    self._shard_size = num_trees // self._num_shards
+    # Trees of a device that are seated, or leave the table, at once.
+    self._group_size = -(-self._shard_size // _REFILL_FRACTION)
+    expand_fn = make_expand_fn(
       graphdef,
       ends_step=vocabulary.ends_step,
       end_token=vocabulary.eos_id,
       temperature=search.temperature,
     )
-    self._empty_store = functools.partial(
-      step_cache.empty_store,
-      model,
-      num_blocks=self._num_nodes,
-      num_candidates=search.num_candidates,
-      max_prompt_tokens=text.max_prompt_tokens,
-      max_step_tokens=text.max_step_tokens,
-      max_steps=text.max_steps,
+    self._phases = Phases(
+      graphdef,
+      expand_fn,
+      model=model,
+      text=text,
+      search=search,
+      num_trees=num_trees,
+      mesh=mesh,
     )
-    self._stores: list[Any] = []
-    self._compile(mesh)
+    self._empty_tables: list[SearchState] = []
 
-  def _compile(self, mesh: Mesh) -> None:
-    """Wraps the phases of a play for the mesh: every device its own trees."""
-    config, max_steps = self._search, self._text.max_steps
-    store_spec = jax.tree.map(
-      lambda axis: P(*(None,) * axis, "data"),
-      step_cache.tree_axes(
-        jax.eval_shape(lambda: self._empty_store(num_trees=1))
-      ),
-    )
-    by_tree = P("data")
-    state_spec = SearchState(by_tree, store_spec, P(), by_tree)
-
-    def sharded(fn, in_specs, out_specs, donate):
-      # Scalars are equal on all devices by construction, not by inference.
-      mapped = jax.shard_map(
-        fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
-      )
-      return jax.jit(mapped, donate_argnums=donate)
-
-    def expand(params, state):
-      return driver.select_and_expand(
-        params, state, self._expand_fn, config, max_steps
-      )
-
-    def play(params, state):
-      return driver.play(params, state, self._expand_fn, config, max_steps)
-
-    def insert(state, expansion, judgement):
-      state = driver.insert_and_backup(
-        state, expansion, judgement, config, max_steps
-      )
-      return driver.advance(state, config, max_steps)
-
-    self._begin = sharded(
-      self._first_state,
-      (P(), store_spec, by_tree, by_tree, by_tree, by_tree),
-      state_spec,
-      1,
-    )
-    self._play = sharded(play, (P(), state_spec), state_spec, 1)
-    self._expand = sharded(
-      expand, (P(), state_spec), (state_spec, by_tree, by_tree), 1
-    )
-    self._insert = sharded(
-      insert, (state_spec, by_tree, by_tree), state_spec, 0
-    )
-    self._store_sharding = jax.tree.map(
-      lambda spec: NamedSharding(mesh, spec),
-      store_spec,
-      is_leaf=lambda x: isinstance(x, P),
-    )
-
-  def _first_state(
-    self, params, store, prompt_BP, length_B, seed_B, budget_B
-  ) -> SearchState:
-    """Searches at the start of their first move; traced."""
-    model = nnx.merge(self._graphdef, params)
-    store = step_cache.prefill(model, store, prompt_BP, length_B)
-    heads = model.heads(store.prompt_hidden)
-    tree = tree_lib.new_tree(
-      num_nodes=self._num_nodes,
-      num_candidates=self._search.num_candidates,
-      max_step_tokens=self._text.max_step_tokens,
-      problem_value_B=jax.nn.sigmoid(heads.value_logit),
-      prompt_length_B=length_B,
-      token_budget=budget_B,
-    )
-    # A row without a problem has nothing to do.
-    tree = tree.replace(is_done=length_B == 0)
-    keys_B = jax.vmap(jax.random.key)(seed_B)
-    state = SearchState(tree, store, jnp.int32(0), keys_B)
-    return driver.begin_move(state, self._search, self._text.max_steps)
-
-  def play_batches(
-    self, params: Any, batches: Iterable[Batch]
-  ) -> Iterator[PlayedBatch]:
-    """Plays batches to the end, in order.
+  def play(self, params: Any, jobs: Iterable[Job]) -> Iterator[Played]:
+    """Plays problems to the end.
 
     Args:
       params: of the network, on any devices.
-      batches: drawn only as they are needed.
+      jobs: drawn only as there is room for them.
 
     Yields:
-      Each batch's plays.
+      The plays, in the order of the jobs.
 
     Raises:
-      UserError: a prompt is longer than text.max_prompt_tokens.
+      UserError: a prompt is longer than text.max_prompt_tokens, or a budget is
+        too small for a line.
     """
-    params = jax.device_put(params, self._replicated)
-    waiting = iter(batches)
-    # In order: games, and the plays of those that ended before an older one.
-    games: collections.deque[_Game | PlayedBatch] = collections.deque()
-    while True:
-      num_running = sum(not isinstance(game, PlayedBatch) for game in games)
-      for batch in itertools.islice(waiting, _NUM_IN_FLIGHT - num_running):
-        games.append(self._play_one(params, batch))
-        next(games[-1])
-      if not games:
-        return
-      # The oldest game first; each step leaves work on the device behind.
-      for i, game in enumerate(games):
-        if not isinstance(game, PlayedBatch):
-          try:
-            next(game)
-          except StopIteration as stop:
-            games[i] = stop.value
-      while games and isinstance(games[0], PlayedBatch):
-        yield games.popleft()
+    params = jax.device_put(params, self._phases.replicated)
+    self.usage = Usage()
+    queue = enumerate(jobs)
+    finished: dict[int, Played] = {}
+    num_tables = 1 if self._search.terminal_value == "value" else 2
+    tables = [
+      self._play_table(params, queue, finished) for _ in range(num_tables)
+    ]
+    num_yielded = 0
+    while tables:
+      # Every turn leaves work on the device behind.
+      tables = [table for table in tables if next(table, None)]
+      while num_yielded in finished:
+        yield finished.pop(num_yielded)
+        num_yielded += 1
 
-  def _play_one(self, params: Any, batch: Batch) -> _Game:
-    """Plays one batch; yields whenever it has given the device work."""
-    judge = LineJudge(
-      self._domain,
-      batch.problems,
-      self._vocabulary,
-      self._search.num_candidates,
-    )
-    state = self._begin(params, self._take_store(), *self._encode(batch))
+  def compile(self, params: Any) -> None:
+    """Compiles what `play` needs, so that the first plays take no longer."""
+    params = jax.device_put(params, self._phases.replicated)
+    state = self._take_table()
+    (nobody,) = self._groups([], at_least=1)
+    state = self._seat(params, state, nobody, [])
+    self._phases.take(state.tree, self._to_device(nobody))
     if self._search.terminal_value == "value":
-      state = self._play(params, state)
-      yield
-      tree = judge_afterwards(judge, jax.device_get(state.tree))
+      state = self._phases.play(params, state, jnp.int32(0))
     else:
-      block = 0
-      while True:
-        state, leaf_BW, expansion = self._expand(params, state)
-        yield
-        on_host = jax.device_get((leaf_BW, expansion, state.tree.is_done))
-        if on_host[-1].all():
-          break
-        judgement = judge(on_host[0], block, on_host[1])
-        state = self._insert(state, expansion, judgement)
-        block += self._search.leaves_per_round
-      tree = jax.device_get(state.tree)
-    num_nodes, slots_B = jax.device_get(
-      (state.num_nodes, state.store.decode_slots)
-    )
-    self._stores.append(state.store)
-    return PlayedBatch(
-      batch.problems,
-      tree,
-      judge,
-      num_rounds=int(num_nodes) // self._search.leaves_per_round,
-      decode_slots=float(slots_B.sum()),
-    )
+      state, _, expansion = self._phases.expand(params, state)
+      judgement = unjudged(jax.device_get(expansion))
+      state = self._phases.insert(state, expansion, judgement)
+    self._empty_tables.append(state)
 
-  def _take_store(self) -> step_cache.StepStore:
-    """A store that no batch is using; it may hold an old batch's blocks."""
-    if self._stores:
-      return self._stores.pop()
-    make = jax.jit(
-      lambda: self._empty_store(num_trees=self.num_trees),
-      out_shardings=self._store_sharding,
-    )
-    return make()
+  def _play_table(
+    self,
+    params: Any,
+    queue: Iterator[tuple[int, Job]],
+    finished: dict[int, Played],
+  ) -> Iterator[bool]:
+    """Plays what comes from the queue at one table.
 
-  def _encode(self, batch: Batch) -> tuple[Any, ...]:
-    """Prompts [B, P], lengths (0 in rows of padding), seeds and budgets [B]."""
-    prompt_BP = np.zeros(
-      (self.num_trees, self._text.max_prompt_tokens), np.int32
-    )
-    length_B = np.zeros((self.num_trees,), np.int32)
-    seed_B = np.zeros((self.num_trees,), np.uint32)
-    budget_B = np.full((self.num_trees,), batch.token_budget, np.int32)
-    rows = zip(batch.problems, batch.seeds, strict=True)
-    for row, (problem, seed) in enumerate(rows):
-      tokens = self._vocabulary.encode_prompt(problem.prompt)
-      if len(tokens) > prompt_BP.shape[1]:
-        raise UserError(
-          f"prompt {problem.prompt!r} has {len(tokens)} tokens, over "
-          f"text.max_prompt_tokens = {prompt_BP.shape[1]}; raise that and "
-          "train again, or give a shorter problem"
-        )
-      self._check_budget(problem, len(tokens), batch.token_budget)
-      prompt_BP[row, : len(tokens)] = tokens
-      length_B[row] = len(tokens)
-      seed_B[row] = seed % 2**32
-    arrays = prompt_BP, length_B, seed_B, budget_B
-    return jax.device_put(arrays, self._by_tree)
+    Args:
+      params: of the network.
+      queue: shared by all tables.
+      finished: where plays go, by their jobs' indices.
 
-  def _check_budget(
-    self, problem: Problem, prompt_tokens: int, token_budget: int
-  ) -> None:
-    """UserError if not even one line of the longest steps fits the budget."""
-    text = self._text
+    Yields:
+      True, whenever it has given the device work.
+    """
+    phases = self._phases
+    asks_judge = self._search.terminal_value == "outcome"
+    state = self._take_table()
+    seats: list[_Seat | None] = [None] * self.num_trees
+    left: list[tuple[_Seat, SearchTree]] = []
+    is_last_turn = False
+    while not is_last_turn:
+      state, has_more = self._fill(params, state, seats, queue)
+      is_last_turn = not any(seats)
+      if not is_last_turn and asks_judge:
+        state, leaf_BW, expansion = phases.expand(params, state)
+      elif not is_last_turn:
+        num_done = self._group_size if has_more else self._shard_size
+        state = phases.play(params, state, jnp.int32(num_done))
+      # While the device works.
+      for seat, tree in left:
+        if not asks_judge:
+          tree = judge_afterwards(seat.judge, tree)
+        finished[seat.index] = self._finish(seat, tree)
+      yield True
+      if not is_last_turn and asks_judge:
+        judges = [seat and seat.judge for seat in seats]
+        on_host = jax.device_get((leaf_BW, state.tree.num_nodes, expansion))
+        judgement = judge_round(judges, *on_host)
+        state = phases.insert(state, expansion, judgement)
+      left = self._leave(state, seats)
+    rounds_B, slots_B = jax.device_get((state.round, state.store.decode_slots))
+    self.usage = Usage(
+      self.usage.lane_rounds + int(rounds_B.sum()),
+      self.usage.decode_slots + float(slots_B.sum()),
+    )
+    self._empty_tables.append(state)
+
+  def _finish(self, seat: _Seat, tree: SearchTree) -> Played:
+    """The play of a tree that is done and judged, its line chosen."""
+    if self._search.choose_by != "score":
+
+      def answer_of(candidate):
+        return self._domain.answer(seat.problem, seat.judge.line(candidate))
+
+      tree = votes.elect(tree, answer_of, self._search.choose_by)
+    return Played(seat.problem, tree, seat.judge)
+
+  def _take_table(self) -> SearchState:
+    """A table at which nobody sits, its counters at 0."""
+    if not self._empty_tables:
+      return self._phases.empty()
+    state = self._empty_tables.pop()
+    slots_B = jnp.zeros_like(state.store.decode_slots)
+    store = state.store._replace(decode_slots=slots_B)
+    return state._replace(round=jnp.zeros_like(state.round), store=store)
+
+  def _fill(
+    self,
+    params: Any,
+    state: SearchState,
+    seats: list[_Seat | None],
+    queue: Iterator[tuple[int, Job]],
+  ) -> tuple[SearchState, bool]:
+    """Seats new problems, if there is room for a group of them.
+
+    Returns:
+      The table, and whether there may be more to come.
+    """
+    free = [row for row, seat in enumerate(seats) if seat is None]
+    if len(free) < self._group_size * self._num_shards:
+      return state, True
+    # One on each device, and then the next.
+    free.sort(key=lambda row: row % self._shard_size)
+    jobs = list(itertools.islice(queue, len(free)))
+    rows = dict(zip(free, jobs, strict=False))
+    for row, (index, job) in rows.items():
+      judge = LineJudge(self._domain, job.problem, self._vocabulary)
+      seats[row] = _Seat(index, job.problem, judge)
+    for group in self._groups(list(rows)):
+      new = [rows[row][1] if row is not None else None for row in group]
+      state = self._seat(params, state, group, new)
+    return state, len(jobs) == len(free)
+
+  def _leave(
+    self, state: SearchState, seats: list[_Seat | None]
+  ) -> list[tuple[_Seat, SearchTree]]:
+    """Those whose trees are done leave the table with them."""
+    is_done_B = np.asarray(state.tree.is_done)
+    rows = [row for row, seat in enumerate(seats) if seat and is_done_B[row]]
+    left = []
+    for group in self._groups(rows):
+      trees = jax.device_get(
+        self._phases.take(state.tree, self._to_device(group))
+      )
+      for slot, row in enumerate(group):
+        if row is not None:
+          tree = jax.tree.map(lambda x, slot=slot: x[slot], trees)
+          left.append((seats[row], tree))
+          seats[row] = None
+    return left
+
+  def _groups(
+    self, rows: Sequence[int], at_least: int = 0
+  ) -> list[list[int | None]]:
+    """Rows of the table in groups of as many for each device, or None."""
+    by_shard = [
+      [row for row in rows if row // self._shard_size == shard]
+      for shard in range(self._num_shards)
+    ]
+    size = self._group_size
+    most = max(len(own) for own in by_shard)
+    num_groups = max(-(-most // size), at_least)
+    padded = [own + [None] * (num_groups * size - len(own)) for own in by_shard]
+    return [
+      [row for own in padded for row in own[i * size : (i + 1) * size]]
+      for i in range(num_groups)
+    ]
+
+  def _to_device(self, group: Sequence[int | None]) -> jax.Array:
+    """A group's places on their devices; those past the end are no place."""
+    size = self._shard_size
+    places = [size if row is None else row % size for row in group]
+    return jax.device_put(np.array(places, np.int32), self._phases.by_tree)
+
+  def _seat(
+    self,
+    params: Any,
+    state: SearchState,
+    group: Sequence[int | None],
+    jobs: Sequence[Job | None],
+  ) -> SearchState:
+    """Puts jobs into the rows of a group."""
+    size = len(group)
+    prompt_GP = np.zeros((size, self._text.max_prompt_tokens), np.int32)
+    length_G = np.ones((size,), np.int32)
+    seed_G = np.zeros((size,), np.uint32)
+    budget_G = np.zeros((size,), np.int32)
+    for slot, job in enumerate(jobs):
+      if job is None:
+        continue
+      tokens = self._vocabulary.encode_prompt(job.problem.prompt)
+      self._check(job, len(tokens))
+      prompt_GP[slot, : len(tokens)] = tokens
+      length_G[slot] = len(tokens)
+      seed_G[slot] = job.seed % 2**32
+      budget_G[slot] = job.token_budget
+    arrays = prompt_GP, length_G, seed_G, budget_G
+    on_device = jax.device_put(arrays, self._phases.by_tree)
+    return self._phases.seat(params, state, self._to_device(group), *on_device)
+
+  def _check(self, job: Job, prompt_tokens: int) -> None:
+    """UserError if the prompt or a line of the longest steps does not fit."""
+    text, problem = self._text, job.problem
+    if prompt_tokens > text.max_prompt_tokens:
+      raise UserError(
+        f"prompt {problem.prompt!r} has {prompt_tokens} tokens, over "
+        f"text.max_prompt_tokens = {text.max_prompt_tokens}; raise that and "
+        "train again, or give a shorter problem"
+      )
     least = budget.least_tokens(
       prompt_tokens,
       text.max_steps,
       text.max_step_tokens,
       self._search.num_candidates,
     )
-    if token_budget < least:
+    if job.token_budget < least:
       raise UserError(
-        f"budget {token_budget}: a line of problem {problem.key!r} may take "
-        f"{least} tokens ({prompt_tokens} of the prompt, and {text.max_steps} "
-        f"steps of {text.max_step_tokens} at most); give {least} or more"
+        f"budget {job.token_budget}: a line of problem {problem.key!r} may "
+        f"take {least} tokens ({prompt_tokens} of the prompt, and "
+        f"{text.max_steps} steps of {text.max_step_tokens} at most); give "
+        f"{least} or more"
       )
-
-
-def judge_afterwards(judge: LineJudge, tree: SearchTree) -> SearchTree:
-  """Shows a finished search, which knew nothing of it, to a judge.
-
-  Args:
-    judge: fresh.
-    tree: numpy arrays.
-
-  Returns:
-    The tree with `legal`, `outcome` and `score` as the judge says.
-  """
-  num_candidates = tree.count.shape[2]
-  judgements = []
-  for node in range(tree.parent.shape[1]):
-    depth_B, parent_B = tree.depth[:, node], tree.parent[:, node]
-    leaf_B = parent_B * num_candidates + tree.candidate[:, node]
-    leaf_B = np.where(parent_B == tree_lib.NONE, PROBLEM, leaf_B)
-    leaf_B = np.where(depth_B == tree_lib.NONE, NOTHING, leaf_B)
-    expansion = Candidates(
-      tokens=tree.tokens[:, node, None],
-      length=tree.length[:, node, None],
-      count=tree.sampled[:, node, None],
-    )
-    judgements.append(judge(leaf_B[:, None], node, expansion))
-  legal, _, outcome, score = (
-    np.concatenate(field, axis=1) for field in zip(*judgements, strict=True)
-  )
-  return tree.replace(legal=legal, outcome=outcome, score=score)

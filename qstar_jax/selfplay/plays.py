@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from qstar_jax.records import Domain, TreeRecord, Verdict
-from qstar_jax.search import tree as tree_lib
+from qstar_jax.search import values
 from qstar_jax.search.tree import NONE, SearchTree
-from qstar_jax.selfplay.player import PlayedBatch
+from qstar_jax.selfplay.player import Played
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,31 +34,31 @@ class PlayResult:
   expansions: int
 
 
-def committed_edges(tree: SearchTree, row: int) -> list[tuple[int, int]]:
+def committed_edges(tree: SearchTree) -> list[tuple[int, int]]:
   """(node, candidate) of the committed steps, first to last."""
   edges = []
-  node, candidate = tree.root_parent[row], tree.root_candidate[row]
+  node, candidate = tree.root_parent, tree.root_candidate
   while node != NONE:
     edges.append((int(node), int(candidate)))
-    candidate, node = tree.candidate[row, node], tree.parent[row, node]
+    candidate, node = tree.candidate[node], tree.parent[node]
   return edges[::-1]
 
 
-def committed_steps(played: PlayedBatch, row: int) -> tuple[str, ...]:
+def committed_steps(played: Played) -> tuple[str, ...]:
   """Texts of the committed line."""
-  node, candidate = committed_edges(played.tree, row)[-1]
-  num_candidates = played.tree.count.shape[2]
-  return played.judge.line(row, node * num_candidates + candidate)
+  node, candidate = committed_edges(played.tree)[-1]
+  num_candidates = played.tree.count.shape[1]
+  return played.judge.line(node * num_candidates + candidate)
 
 
-def result(domain: Domain, played: PlayedBatch, row: int) -> PlayResult:
-  """How the play of one problem went."""
+def result(domain: Domain, played: Played) -> PlayResult:
+  """How a play went."""
   tree = played.tree
-  steps = committed_steps(played, row)
-  verdict = domain.verify(played.problems[row], steps)
-  is_finished = (tree.sampled[row] > 0) & (tree.outcome[row] >= 0)
-  scores = tree.score[row][is_finished]
-  weights = tree.sampled[row][is_finished]
+  steps = committed_steps(played)
+  verdict = domain.verify(played.problem, steps)
+  is_finished = (tree.sampled > 0) & (tree.outcome >= 0)
+  scores = tree.score[is_finished]
+  weights = tree.sampled[is_finished]
   mean_score = verdict.score
   if scores.size:
     mean_score = float(np.average(scores, weights=weights))
@@ -67,8 +67,8 @@ def result(domain: Domain, played: PlayedBatch, row: int) -> PlayResult:
     verdict=verdict,
     any_score=max([verdict.score, *scores.tolist()]),
     mean_score=mean_score,
-    tokens=int(tree.tokens_used[row]),
-    expansions=int((tree.depth[row] != NONE).sum()),
+    tokens=int(tree.tokens_used),
+    expansions=int((tree.depth != NONE).sum()),
   )
 
 
@@ -86,21 +86,19 @@ class FinishedLine(NamedTuple):
   count: int
 
 
-def finished_lines(
-  domain: Domain, played: PlayedBatch, row: int
-) -> list[FinishedLine]:
-  """All lines of one tree that the verifier has judged."""
+def finished_lines(domain: Domain, played: Played) -> list[FinishedLine]:
+  """All lines of a tree that the verifier has judged."""
   tree = played.tree
-  num_candidates = tree.count.shape[2]
-  is_finished = (tree.sampled[row] > 0) & (tree.outcome[row] >= 0)
+  num_candidates = tree.count.shape[1]
+  is_finished = (tree.sampled > 0) & (tree.outcome >= 0)
   found = []
   for node, a in np.argwhere(is_finished):
-    steps = played.judge.line(row, int(node) * num_candidates + int(a))
+    steps = played.judge.line(int(node) * num_candidates + int(a))
     found.append(
       FinishedLine(
-        domain.answer(played.problems[row], steps),
-        float(tree.score[row, node, a]),
-        int(tree.sampled[row, node, a]),
+        domain.answer(played.problem, steps),
+        float(tree.score[node, a]),
+        int(tree.sampled[node, a]),
       )
     )
   return found
@@ -108,8 +106,7 @@ def finished_lines(
 
 def to_record(
   domain: Domain,
-  played: PlayedBatch,
-  row: int,
+  played: Played,
   *,
   actor_id: int,
   sequence: int,
@@ -119,20 +116,20 @@ def to_record(
   prompt_tokens: list[int],
 ) -> TreeRecord:
   """The record of one play; see `TreeRecord` for the arguments."""
-  tree, problem = played.tree, played.problems[row]
-  nodes = np.flatnonzero(tree.depth[row] != NONE)
+  tree, problem = played.tree, played.problem
+  nodes = np.flatnonzero(tree.depth != NONE)
   # Holes go: `position[node]` is a node's row in the record, and its last
   # entry that of NONE.
-  position = np.full(tree.depth.shape[1] + 1, NONE, np.int32)
+  position = np.full(tree.depth.size + 1, NONE, np.int32)
   position[nodes] = np.arange(nodes.size)
-  sampled = tree.sampled[row, nodes]
-  length = np.where(sampled > 0, tree.length[row, nodes], 0)
+  sampled = tree.sampled[nodes]
+  length = np.where(sampled > 0, tree.length[nodes], 0)
   in_use = np.arange(tree.tokens.shape[-1]) < length[..., None]
-  committed = np.array(committed_edges(tree, row), np.int32)
-  verdict = domain.verify(problem, committed_steps(played, row))
+  committed = np.array(committed_edges(tree), np.int32)
+  verdict = domain.verify(problem, committed_steps(played))
 
   def of_candidates(field, dtype):
-    return np.asarray(field[row, nodes], dtype)
+    return np.asarray(field[nodes], dtype)
 
   return TreeRecord(
     domain=domain.name,
@@ -145,10 +142,10 @@ def to_record(
     terminal_value=terminal_value,
     temperature=temperature,
     prompt_tokens=np.asarray(prompt_tokens, np.int32),
-    node_parent=position[tree.parent[row, nodes]],
-    node_candidate=np.asarray(tree.candidate[row, nodes], np.int32),
-    node_value=np.asarray(tree.raw_value[row, nodes], np.float32),
-    tokens=np.asarray(tree.tokens[row, nodes][in_use], np.int32),
+    node_parent=position[tree.parent[nodes]],
+    node_candidate=np.asarray(tree.candidate[nodes], np.int32),
+    node_value=np.asarray(tree.raw_value[nodes], np.float32),
+    tokens=np.asarray(tree.tokens[nodes][in_use], np.int32),
     length=length.astype(np.int32),
     count=sampled.astype(np.int32),
     log_prob=of_candidates(tree.log_prob, np.float32),
@@ -157,7 +154,7 @@ def to_record(
     prm=of_candidates(tree.prm, np.float32),
     ended=of_candidates(tree.ended, bool),
     visits=of_candidates(tree.visits, np.int32),
-    q=of_candidates(tree_lib.q_values(tree), np.float32),
+    q=of_candidates(values.q_values(tree), np.float32),
     legal=of_candidates(tree.legal, np.int8),
     outcome=of_candidates(tree.outcome, np.int8),
     score=of_candidates(tree.score, np.float32),

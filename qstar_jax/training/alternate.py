@@ -341,7 +341,6 @@ class Trainer:
         self.state.played,
         self.domain,
         problems,
-        batch_size=settings.batch_size,
         seed=self.config.seed,
         on_progress=on_progress,
       )

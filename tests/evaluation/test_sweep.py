@@ -123,6 +123,42 @@ def test_an_unknown_searcher_lists_the_known(opened, problems):
     assert name in str(caught.value)
 
 
+def test_options_of_one_searcher(opened, problems, budgets):
+  """Each entry is a row of its own; options are that entry's alone."""
+  entries = [
+    "best_of_n",
+    "best_of_n[choose_by=majority]",
+    "best_of_n[utility=prm,aggregate=min]",
+  ]
+  rows = _run(opened, problems, ",".join(entries), str(budgets[1]))
+  assert [row["searcher"] for row in rows] == ["greedy", *entries]
+  # The same lines, whichever is chosen.
+  assert len({row["any"] for row in rows[1:]}) == 1
+  assert len({row["tokens_per_problem"] for row in rows[1:]}) == 1
+
+
+@pytest.mark.parametrize(
+  ("entry", "message"),
+  [
+    ("beam[beam_width=2", "bracket is not closed"),
+    ("beam[beam_width]", "beam_width=VALUE"),
+    ("beam[beam_widht=2]", "beam-widht"),
+    ("best_of_n[choose_by=luck]", "majority"),
+    ("beam[beam_width=0]", "search.beam_width"),
+  ],
+)
+def test_options_that_make_no_sense(opened, problems, entry, message):
+  with pytest.raises(UserError, match=message) as caught:
+    _run(opened, problems, f"greedy,{entry}", "100")
+  assert entry in str(caught.value)
+
+
+def test_a_beam_wider_than_memory_is_refused(opened, problems):
+  with pytest.raises(UserError, match=r"search\.beam_width") as caught:
+    _run(opened, problems, "beam[beam_width=1000000]", None)
+  assert " GB" in str(caught.value)
+
+
 def test_lines_sampled_apart_all_stand_below_the_problem(opened, problems):
   ((_, record),) = opened.solve(problems[:1], "best_of_n", 0)
   num_lines = (record.node_parent < 0).sum()

@@ -23,7 +23,7 @@ from qstar_jax.evaluation.terminal_tree import (
 from qstar_jax.model.transformer import init_model
 from qstar_jax.records import NOT_JUDGED, TreeRecord
 from qstar_jax.selfplay import plays
-from qstar_jax.selfplay.player import Batch, Player
+from qstar_jax.selfplay.player import Job, Player
 from qstar_jax.text.vocabulary import ByteVocabulary
 
 VOCABULARY = ByteVocabulary()
@@ -299,28 +299,28 @@ def played():
     ),
   )
   problems = [domain.parse("1 2 3 -> 6"), domain.parse("2 3 4 -> 24")]
-  return domain, next(player.play_batches(params, [Batch(problems, [0, 1])]))
+  jobs = [Job(problem, seed) for seed, problem in enumerate(problems)]
+  return domain, list(player.play(params, jobs))
 
 
 @pytest.mark.parametrize("row", [0, 1])
 def test_a_tree_that_was_played(played, row):
-  domain, batch = played
+  domain, play = played[0], played[1][row]
   record = plays.to_record(
     domain,
-    batch,
-    row,
+    play,
     actor_id=0,
     sequence=row,
     params_version=0,
     terminal_value="value",
     temperature=1.0,
-    prompt_tokens=VOCABULARY.encode_prompt(batch.problems[row].prompt),
+    prompt_tokens=VOCABULARY.encode_prompt(play.problem.prompt),
   )
   lines = show(record, max_nodes=1000)
-  assert lines[0].startswith(batch.problems[row].prompt.strip())
+  assert lines[0].startswith(play.problem.prompt.strip())
   assert len(lines) == 1 + (record.count > 0).sum()
   starred = [line.partition("── * ")[2] for line in lines if "── * " in line]
-  steps = plays.result(domain, batch, row).steps
+  steps = plays.result(domain, play).steps
   assert [line.rpartition("  N=")[0] for line in starred] == (
     # A step that was cut reads as one in a result, and has a mark in the tree.
     [printable(text.removesuffix("…")) for text in steps]

@@ -52,7 +52,7 @@ def compiled_memory(search_fn, num_nodes, *, scan_layers, leaves_per_round):
         max_step_tokens=T,
         max_steps=D,
       ),
-      num_nodes=jnp.int32(0),
+      round=jnp.zeros((B,), jnp.int32),
       rng_key=jax.random.split(jax.random.key(0), B),
     )
 

@@ -95,7 +95,7 @@ def start(roots_B, config: SearchConfig, max_steps: int):
 def judged_round(state, world, config: SearchConfig, max_steps: int):
   """One round with the judge's word, nothing committed."""
   expand_fn = _expand_fn(world, config.num_candidates)
-  block = state.num_nodes
+  block = state.block(config)
   state, leaf_BW, expansion = driver.select_and_expand(
     None, state, expand_fn, config, max_steps
   )

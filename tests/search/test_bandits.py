@@ -16,7 +16,7 @@ import pytest
 
 from qstar_jax import improvement
 from qstar_jax.config import SearchConfig
-from qstar_jax.search import driver, testing
+from qstar_jax.search import driver, testing, values
 from qstar_jax.search import tree as tree_lib
 from qstar_jax.search.algorithms import gumbel
 from qstar_jax.search.expand import Expansion, Judgement
@@ -109,7 +109,7 @@ def root_of(state):
   """(visits, Q) of the current root's candidates."""
   tree = jax.device_get(state.tree)
   node = tree.root_node[0]
-  return tree.visits[0, node], tree_lib.q_values(tree)[0, node]
+  return tree.visits[0, node], values.q_values(tree)[0, node]
 
 
 def softmax_mean(logits, values):
@@ -244,7 +244,7 @@ def test_constant_q_leaves_the_prior_alone():
   weights = [0.1, 0.25, 0.6, 0.05]
   entries = {(a,): Candidate(weight=w) for a, w in enumerate(weights)}
   tree = search(table(entries), 17).tree
-  stats = jax.vmap(lambda tree: tree_lib.node_stats(tree, 0, CONFIG))(tree)
+  stats = jax.vmap(lambda tree: values.node_stats(tree, 0, CONFIG))(tree)
   np.testing.assert_allclose(stats.q, 0.5, atol=1e-6)
   policy = improvement.improved_policy(
     stats.prior_logits,
@@ -314,7 +314,7 @@ def test_a_finished_candidate_needs_no_visits_to_be_chosen():
   ],
 )
 def test_choice_among_survivors(monkeypatch, is_open, is_valid, chosen):
-  stats = tree_lib.NodeStats(
+  stats = values.NodeStats(
     prior_logits=jnp.zeros(A),
     q=jnp.asarray([0.5, 0.6, 0.9, 0.8]),
     visits=jnp.asarray([9, 9, 8, 5]),
@@ -409,7 +409,14 @@ def test_utility(utility, expected):
     outcome=np.where(at(4), 1, np.where(at(5), 0, -1)).astype(np.int8),
     score=np.where(at(5), 0.7, 0).astype(np.float32),
   )
-  tree = tree_lib.insert(tree, 0, expansion, judgement, config, max_steps=3)
+
+  def insert(max_steps):
+    def one_tree(tree, expansion, judgement):
+      return tree_lib.insert(tree, expansion, judgement, config, max_steps)
+
+    return jax.vmap(one_tree)(tree, expansion, judgement)
+
+  tree = insert(max_steps=3)
   expected = [expected, expected, 0, 0, 0, 0.7]
   np.testing.assert_allclose(tree.utility[0, 0], expected, atol=1e-6)
   np.testing.assert_array_equal(tree.is_terminal[0, 0], [0, 1, 1, 1, 1, 1])
@@ -417,6 +424,6 @@ def test_utility(utility, expected):
   np.testing.assert_array_equal(tree.count[0, 0], [1, 1, 1, 0, 1, 1])
   np.testing.assert_array_equal(tree.sampled[0, 0], 1)
   # At the last depth an open line has failed.
-  last = tree_lib.insert(tree, 0, expansion, judgement, config, max_steps=1)
+  last = insert(max_steps=1)
   np.testing.assert_array_equal(last.utility[0, 0, 0], 0)
   assert last.is_terminal[0, 0].all()

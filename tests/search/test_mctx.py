@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from qstar_jax.config import SearchConfig
-from qstar_jax.search import driver, testing
+from qstar_jax.search import driver, testing, values
 from qstar_jax.search import tree as tree_lib
 from qstar_jax.search.algorithms import gumbel
 
@@ -34,13 +34,13 @@ def ours(roots, gumbel_noise, root_value, config):
       move_width=jnp.full((B,), config.num_candidates),
     ),
     store=testing.hash_store(roots, num_nodes, config.num_candidates),
-    num_nodes=jnp.int32(0),
+    round=jnp.zeros((B,), jnp.int32),
     rng_key=jax.random.split(jax.random.key(0), B),
   )
   expand = testing.make_hash_expand_fn(config.num_candidates)
   state = driver.search_move(None, state, expand, config, max_steps)
   stats = jax.vmap(
-    lambda tree: tree_lib.node_stats(tree, tree.root_node, config)
+    lambda tree: values.node_stats(tree, tree.root_node, config)
   )(state.tree)
   weights = jax.nn.softmax(
     stats.prior_logits

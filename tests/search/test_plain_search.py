@@ -13,7 +13,8 @@ from mctx._src.seq_halving import get_sequence_of_considered_visits
 
 from qstar_jax.config import SearchConfig
 from qstar_jax.search.expand import NOTHING, PROBLEM
-from qstar_jax.search.tree import NONE, q_values
+from qstar_jax.search.tree import NONE
+from qstar_jax.search.values import q_values
 
 MAX_STEPS = 5
 NUM_TREES = 8

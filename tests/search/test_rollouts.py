@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qstar_jax.search import driver, testing
+from qstar_jax.search import driver, testing, values
 from tests.search.hash_plays import (
   MAX_STEPS,
   NUM_TREES,
@@ -93,7 +93,7 @@ def test_mpc_finds_the_most_likely_success():
     lambda state: driver.search_move(None, state, expand, config, num_steps + 2)
   )
   state = one_move(state)
-  q = np.asarray(driver.tree_lib.q_values(state.tree)[:, 0, :4])
+  q = np.asarray(values.q_values(state.tree)[:, 0, :4])
   # Two steps that go well, then V = 1/2 at the horizon.
   np.testing.assert_allclose(q, np.tile(success / 2, (8, 1)), atol=0.16)
   assert (driver.commit(state, config).tree.root_candidate == 2).all()

@@ -18,7 +18,7 @@ CONFIG = SearchConfig(num_candidates=A, num_simulations=8, leaves_per_round=2)
 STATE_SPEC = SearchState(
   tree=P("data"),
   store=(P("data"), P(None, "data")),
-  num_nodes=P(),
+  round=P("data"),
   rng_key=P("data"),
 )
 # XLA orders the arithmetic of two trees and of sixteen in different ways.

@@ -11,7 +11,8 @@ import pytest
 from qstar_jax.config import SearchConfig
 from qstar_jax.search import driver
 from qstar_jax.search.expand import NOTHING
-from qstar_jax.search.tree import NONE, q_values
+from qstar_jax.search.tree import NONE
+from qstar_jax.search.values import q_values
 
 MAX_STEPS = 5
 NUM_TREES = 8

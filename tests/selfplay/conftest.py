@@ -13,7 +13,7 @@ from qstar_jax.config import ModelConfig, SearchConfig, TextConfig
 from qstar_jax.domains.countdown import Countdown
 from qstar_jax.model.transformer import init_model
 from qstar_jax.search import searchers
-from qstar_jax.selfplay.player import Batch, Player
+from qstar_jax.selfplay.player import Job, Player
 from qstar_jax.text.vocabulary import Vocabulary
 
 DOMAIN = Countdown(max_number=1)
@@ -114,10 +114,14 @@ def player(search, num_devices):
 
 
 def play(search, problems, seeds, num_devices=1):
-  """One batch, played."""
-  batch = Batch(list(problems), list(seeds))
-  (played,) = player(search, num_devices).play_batches(network()[1], [batch])
-  return played
+  """Problems, played."""
+  jobs = [Job(*job) for job in zip(problems, seeds, strict=True)]
+  return list(player(search, num_devices).play(network()[1], jobs))
+
+
+def stacked(plays):
+  """The trees of plays as a batch."""
+  return jax.tree.map(lambda *x: np.stack(x), *(play.tree for play in plays))
 
 
 @pytest.fixture(scope="session")
@@ -135,4 +139,5 @@ def tiny():
     network=network,
     player=player,
     play=play,
+    stacked=stacked,
   )

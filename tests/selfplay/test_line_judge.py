@@ -1,6 +1,7 @@
 """The domain as judge, on candidates written by hand."""
 
 import dataclasses
+import types
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from qstar_jax.domains.countdown import Countdown
 from qstar_jax.records import NOT_JUDGED, Outcome
 from qstar_jax.search.expand import NOTHING, PROBLEM
-from qstar_jax.selfplay.judge import Candidates, LineJudge
+from qstar_jax.selfplay.judge import LineJudge, judge_round
 from qstar_jax.text.vocabulary import ByteVocabulary
 
 A, T = 4, 40
@@ -41,16 +42,19 @@ def candidates(steps, count=(1, 1, 1, 1)):
       ids = ids[:-1]
     tokens[0, 0, a, : len(ids)] = ids
     length[0, 0, a] = len(ids)
-  return Candidates(tokens, length, np.array(count, np.int32)[None, None])
+  count = np.array(count, np.int32)[None, None]
+  return types.SimpleNamespace(tokens=tokens, length=length, count=count)
 
 
 @pytest.fixture
 def judge():
-  return LineJudge(DOMAIN, [PROBLEM_235], VOCABULARY, A)
+  return LineJudge(DOMAIN, PROBLEM_235, VOCABULARY)
 
 
-def leaf(index):
-  return np.array([[index]], np.int32)
+def ask(judge, leaf, node, expansion):
+  """What is said of one leaf's candidates."""
+  leaf_BW, node_B = np.array([[leaf]], np.int32), np.array([node], np.int32)
+  return judge_round([judge], leaf_BW, node_B, expansion)
 
 
 def fields(judgement):
@@ -58,7 +62,7 @@ def fields(judgement):
 
 
 def test_steps_after_the_problem(judge):
-  judgement = judge(leaf(PROBLEM), 0, candidates(ROOT_STEPS))
+  judgement = ask(judge, PROBLEM, 0, candidates(ROOT_STEPS))
   legal, finished, outcome, score = fields(judgement)
   assert legal == [1, 0, 0, 0]
   assert finished == [False] * 4
@@ -71,8 +75,8 @@ def test_steps_after_the_problem(judge):
 
 
 def test_steps_after_a_step(judge):
-  judge(leaf(PROBLEM), 0, candidates(ROOT_STEPS))
-  judgement = judge(leaf(0), 1, candidates(NEXT_STEPS))
+  ask(judge, PROBLEM, 0, candidates(ROOT_STEPS))
+  judgement = ask(judge, 0, 1, candidates(NEXT_STEPS))
   legal, finished, outcome, score = fields(judgement)
   assert legal == [1, 1, 1, 0]
   # The domain knows that nothing is left, end token or not.
@@ -81,13 +85,13 @@ def test_steps_after_a_step(judge):
     Outcome.CORRECT, Outcome.CORRECT, Outcome.WRONG, NOT_JUDGED
   ]  # fmt: skip
   assert score == [1, 1, 0, 0]
-  assert judge.line(0, A + 1) == (ADD, NEXT_STEPS[1][0])
+  assert judge.line(A + 1) == (ADD, NEXT_STEPS[1][0])
 
 
 def test_a_step_that_was_cut_is_wrong_however_complete_it_looks(judge):
-  judge(leaf(PROBLEM), 0, candidates(ROOT_STEPS))
-  judge(leaf(0), 1, candidates(NEXT_STEPS))
-  line = judge.line(0, A + 3)
+  ask(judge, PROBLEM, 0, candidates(ROOT_STEPS))
+  ask(judge, 0, 1, candidates(NEXT_STEPS))
+  line = judge.line(A + 3)
   assert line[-1] == "5 + 5 = 10 (left: 10)\N{HORIZONTAL ELLIPSIS}"
   assert DOMAIN.verify(PROBLEM_235, line).outcome == Outcome.UNPARSEABLE
 
@@ -101,9 +105,9 @@ def test_nothing_is_legal_after_an_illegal_step():
       asked.append(steps)
       return super().check_step(problem, steps, step)
 
-  judge = LineJudge(Asked(), [PROBLEM_235], VOCABULARY, A)
-  judge(leaf(PROBLEM), 0, candidates(ROOT_STEPS))
-  judgement = judge(leaf(1), 1, candidates(NEXT_STEPS))
+  judge = LineJudge(Asked(), PROBLEM_235, VOCABULARY)
+  ask(judge, PROBLEM, 0, candidates(ROOT_STEPS))
+  judgement = ask(judge, 1, 1, candidates(NEXT_STEPS))
   legal, finished, outcome, _ = fields(judgement)
   assert legal == [0] * 4
   assert finished == [False] * 4
@@ -114,23 +118,34 @@ def test_nothing_is_legal_after_an_illegal_step():
 
 def test_what_is_not_judged(judge):
   expansion = candidates(ROOT_STEPS, count=(0, 2, 0, 0))
-  legal, *_ = fields(judge(leaf(PROBLEM), 0, expansion))
+  legal, *_ = fields(ask(judge, PROBLEM, 0, expansion))
   assert legal == [-1, 0, -1, -1]
   unjudged = [[-1] * 4, [False] * 4, [-1] * 4, [0] * 4]
-  assert fields(judge(leaf(NOTHING), 1, candidates(ROOT_STEPS))) == unjudged
+  assert fields(ask(judge, NOTHING, 1, candidates(ROOT_STEPS))) == unjudged
 
 
-def test_trees_of_padding_are_not_judged():
-  judge = LineJudge(DOMAIN, [], VOCABULARY, A)
-  judgement = judge(leaf(PROBLEM), 0, candidates(ROOT_STEPS))
+def test_trees_without_a_judge_are_not_judged():
+  judgement = ask(None, PROBLEM, 0, candidates(ROOT_STEPS))
   assert fields(judgement)[0] == [-1] * 4
 
 
-def test_leaves_of_a_round_become_blocks_of_their_own():
-  judge = LineJudge(DOMAIN, [PROBLEM_235], VOCABULARY, A)
-  judge(leaf(PROBLEM), 0, candidates(ROOT_STEPS))
+def test_trees_and_leaves_of_a_round_have_nodes_of_their_own():
+  """Two trees, one a round further than the other, with two leaves each."""
+  judges = [LineJudge(DOMAIN, PROBLEM_235, VOCABULARY) for _ in range(2)]
+  for judge in judges:
+    ask(judge, PROBLEM, 0, candidates(ROOT_STEPS))
   one, two = candidates(NEXT_STEPS), candidates(ROOT_STEPS)
-  both = Candidates(*map(lambda *x: np.concatenate(x, axis=1), one, two))
-  judge(np.array([[0, 1]], np.int32), 2, both)
-  assert judge.line(0, 2 * A) == (ADD, NEXT_STEPS[0][0])
-  assert judge.line(0, 3 * A) == (ROOT_STEPS[1][0], ADD)
+  both = types.SimpleNamespace(
+    **{
+      name: np.repeat(
+        np.concatenate([value, vars(two)[name]], axis=1), 2, axis=0
+      )
+      for name, value in vars(one).items()
+    }
+  )
+  leaf_BW = np.array([[0, 1], [0, 1]], np.int32)
+  judgement = judge_round(judges, leaf_BW, np.array([2, 4]), both)
+  np.testing.assert_array_equal(judgement.legal[0], judgement.legal[1])
+  for judge, node in zip(judges, (2, 4), strict=True):
+    assert judge.line(node * A) == (ADD, NEXT_STEPS[0][0])
+    assert judge.line((node + 1) * A) == (ROOT_STEPS[1][0], ADD)

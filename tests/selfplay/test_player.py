@@ -9,15 +9,19 @@ from flax import nnx
 from qstar_jax.errors import UserError
 from qstar_jax.records import Outcome
 from qstar_jax.search.tree import NONE
-from qstar_jax.selfplay.judge import LineJudge
-from qstar_jax.selfplay.player import Batch, judge_afterwards
+from qstar_jax.selfplay.judge import LineJudge, judge_afterwards
+from qstar_jax.selfplay.player import Job
 
 MODES = ["value", "outcome"]
 
 
 @pytest.fixture(scope="module")
-def played(tiny):
-  return {mode: tiny.play(mode, tiny.problems, tiny.seeds) for mode in MODES}
+def trees(tiny):
+  """Of all problems, a batch by mode."""
+  return {
+    mode: tiny.stacked(tiny.play(mode, tiny.problems, tiny.seeds))
+    for mode in MODES
+  }
 
 
 def assert_same_row(one, row, other, other_row):
@@ -36,8 +40,7 @@ def assert_same_row(one, row, other, other_row):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_play_does_not_depend_on_its_batch(tiny, played, mode):
-  trees = played[mode].tree
+def test_a_play_does_not_depend_on_its_table(tiny, trees, mode):
   # Other rows, other neighbours.
   order = [5, 2, 7, 0]
   others = tiny.play(
@@ -45,29 +48,44 @@ def test_a_play_does_not_depend_on_its_batch(tiny, played, mode):
     [tiny.problem("1 1 -> 3"), *(tiny.problems[i] for i in order)],
     [1, *(tiny.seeds[i] for i in order)],
   )
+  others = tiny.stacked(others)
   for row, i in enumerate(order, 1):
-    assert_same_row(others.tree, row, trees, i)
+    assert_same_row(others, row, trees[mode], i)
   # The seed matters.
-  (again,) = tiny.play(mode, tiny.problems[:1], [1]).tree.tokens[:1]
-  assert (again != trees.tokens[0]).any()
+  (again,) = tiny.play(mode, tiny.problems[:1], [1])
+  assert (again.tree.tokens != trees[mode].tokens[0]).any()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_trees_that_take_the_place_of_others_are_as_if_alone(tiny, trees, mode):
+  """Tables several times full: the store's blocks come round again."""
+  times = 8
+  problems = [*tiny.problems] * times
+  seeds = [*tiny.seeds] * times
+  plays = tiny.play(mode, problems, seeds)
+  assert [play.problem for play in plays] == problems
+  many = tiny.stacked(plays)
+  for row in range(len(problems)):
+    assert_same_row(many, row, trees[mode], row % tiny.num_trees)
+  search, usage = tiny.searches[mode], tiny.player(mode, 1).usage
+  rounds = many.num_nodes // search.leaves_per_round
+  num_lanes = usage.lane_rounds // tiny.num_trees
+  assert num_lanes * search.leaves_per_round > many.depth.shape[1]
+  # Nobody waits for the longest play of a table.
+  assert rounds.sum() > 0.7 * usage.lane_rounds
+  longest = rounds.reshape(-1, tiny.num_trees).max(axis=1).sum()
+  assert usage.lane_rounds < longest * tiny.num_trees
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", MODES)
-def test_eight_devices_play_as_one(tiny, played, mode):
-  split = tiny.play(mode, tiny.problems, tiny.seeds, num_devices=8).tree
-  for row in range(tiny.num_trees):
-    assert_same_row(split, row, played[mode].tree, row)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_rows_of_padding_are_empty(tiny, mode):
-  tree = tiny.play(mode, tiny.problems[:3], tiny.seeds[:3]).tree
-  assert tree.is_done.all()
-  assert (tree.depth[3:] == NONE).all()
-  assert not tree.sampled[3:].any()
-  assert not tree.tokens_used[3:].any()
-  assert (tree.outcome[3:] == -1).all()
+def test_eight_devices_play_as_one(tiny, trees, mode):
+  plays = tiny.play(
+    mode, [*tiny.problems] * 2, [*tiny.seeds] * 2, num_devices=8
+  )
+  split = tiny.stacked(plays)
+  for row in range(2 * tiny.num_trees):
+    assert_same_row(split, row, trees[mode], row % tiny.num_trees)
 
 
 def lines_of(tiny, tree, row):
@@ -85,8 +103,8 @@ def lines_of(tiny, tree, row):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_legality_and_outcomes_are_the_domains(tiny, played, mode):
-  tree = played[mode].tree
+def test_legality_and_outcomes_are_the_domains(tiny, trees, mode):
+  tree = trees[mode]
   num_legal = num_finished = num_correct = 0
   for row, problem in enumerate(tiny.problems):
     for (node, a), line in lines_of(tiny, tree, row).items():
@@ -106,24 +124,24 @@ def test_legality_and_outcomes_are_the_domains(tiny, played, mode):
   assert num_finished > num_correct > 0
 
 
-def test_judging_afterwards_is_judging_at_once(tiny, played):
-  tree = played["outcome"].tree
-  judge = LineJudge(tiny.domain, tiny.problems, tiny.vocabulary, 8)
-  unjudged = tree.replace(
-    legal=np.zeros_like(tree.legal) - 1,
-    outcome=np.zeros_like(tree.outcome) - 1,
-    score=np.zeros_like(tree.score),
-  )
-  again = judge_afterwards(judge, unjudged)
-  is_candidate = tree.sampled > 0
-  for name in ("legal", "outcome", "score"):
-    np.testing.assert_array_equal(
-      again[name][is_candidate], tree[name][is_candidate]
+def test_judging_afterwards_is_judging_at_once(tiny):
+  for play in tiny.play("outcome", tiny.problems, tiny.seeds):
+    judge = LineJudge(tiny.domain, play.problem, tiny.vocabulary)
+    unjudged = play.tree.replace(
+      legal=np.zeros_like(play.tree.legal) - 1,
+      outcome=np.zeros_like(play.tree.outcome) - 1,
+      score=np.zeros_like(play.tree.score),
     )
+    again = judge_afterwards(judge, unjudged)
+    is_candidate = play.tree.sampled > 0
+    for name in ("legal", "outcome", "score"):
+      np.testing.assert_array_equal(
+        again[name][is_candidate], play.tree[name][is_candidate]
+      )
 
 
-def test_outcomes_drive_the_search(played):
-  tree = played["outcome"].tree
+def test_outcomes_drive_the_search(trees):
+  tree = trees["outcome"]
   has_verdict = (tree.sampled > 0) & (tree.outcome >= 0)
   np.testing.assert_array_equal(
     tree.utility[has_verdict], tree.score[has_verdict]
@@ -141,8 +159,8 @@ def test_outcomes_drive_the_search(played):
       assert tree.legal[last][tree.root_candidate[row]] == 1
 
 
-def test_values_drive_the_other_search(played):
-  tree = played["value"].tree
+def test_values_drive_the_other_search(trees):
+  tree = trees["value"]
   is_failed = ~tree.ended & tree.is_terminal
   is_candidate = tree.sampled > 0
   np.testing.assert_array_equal(
@@ -152,8 +170,8 @@ def test_values_drive_the_other_search(played):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_token_meter_counts_every_token(tiny, played, mode):
-  tree = played[mode].tree
+def test_token_meter_counts_every_token(tiny, trees, mode):
+  tree = trees[mode]
   for row, problem in enumerate(tiny.problems):
     count = len(tiny.vocabulary.encode_prompt(problem.prompt))
     for node in np.flatnonzero(tree.depth[row] != NONE):
@@ -167,32 +185,31 @@ def test_token_meter_counts_every_token(tiny, played, mode):
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_plays_come_in_the_order_of_their_batches(tiny, mode):
-  """An empty batch ends at once, and used to overtake the one before it."""
-  batches = [
-    Batch(tiny.problems[:2], [1, 2]),
-    Batch([], []),
-    Batch(tiny.problems[2:3], [3]),
-    Batch(tiny.problems[3:5], [4, 5]),
-  ]
-  _, params = tiny.network()
-  plays = list(tiny.player(mode, 1).play_batches(params, batches))
-  assert [play.problems for play in plays] == [b.problems for b in batches]
-
-
-def test_batches_are_drawn_as_they_are_needed(tiny):
+def test_jobs_are_drawn_as_there_is_room(tiny, mode):
   drawn = []
 
-  def draw():
-    for seed in range(5):
-      drawn.append(seed)
-      yield Batch(tiny.problems[:1], [seed])
+  def jobs():
+    for i in range(50):
+      drawn.append(i)
+      # All alike: they are done at the same time.
+      yield Job(tiny.problems[0], seed=0)
 
   _, params = tiny.network()
-  plays = tiny.player("value", 1).play_batches(params, draw())
+  plays = tiny.player(mode, 1).play(params, jobs())
   next(plays)
-  assert drawn == [0, 1]
-  assert len(list(plays)) == 4
+  num_tables = 1 if mode == "value" else 2
+  assert len(drawn) <= 2 * num_tables * tiny.num_trees
+  assert len(list(plays)) == 49
+  assert drawn == list(range(50))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nothing_to_play(tiny, mode):
+  _, params = tiny.network()
+  player = tiny.player(mode, 1)
+  assert list(player.play(params, [])) == []
+  player.compile(params)
+  assert len(tiny.play(mode, tiny.problems[:1], [0])) == 1
 
 
 def test_prompt_too_long(tiny):
@@ -206,7 +223,7 @@ def test_prompt_too_long(tiny):
 
 
 def test_greedy_is_the_most_likely_token_each_time(tiny):
-  played = tiny.play("greedy", tiny.problems, tiny.seeds)
+  plays = tiny.play("greedy", tiny.problems, tiny.seeds)
   graphdef, params = tiny.network()
   text, vocabulary = tiny.text, tiny.vocabulary
 
@@ -216,8 +233,8 @@ def test_greedy_is_the_most_likely_token_each_time(tiny):
     hidden_TM = model.forward(tokens_T[None])[0]
     return jnp.argmax(model.logits(hidden_TM)[length - 1])
 
-  for row, problem in enumerate(tiny.problems):
-    line = vocabulary.encode_prompt(problem.prompt)
+  for play in plays:
+    line = vocabulary.encode_prompt(play.problem.prompt)
     steps = []
     while len(steps) < text.max_steps:
       step = []
@@ -232,9 +249,9 @@ def test_greedy_is_the_most_likely_token_each_time(tiny):
       is_cut = not vocabulary.ends_step[step[-1]]
       if is_cut or step[-1] == vocabulary.eos_id:
         break
-    tree = played.tree
+    tree = play.tree
     found = [
-      tree.tokens[row, node, 0, : tree.length[row, node, 0]].tolist()
-      for node in np.flatnonzero(tree.depth[row] != NONE)
+      tree.tokens[node, 0, : tree.length[node, 0]].tolist()
+      for node in np.flatnonzero(tree.depth != NONE)
     ]
     assert found == steps

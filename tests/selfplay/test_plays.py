@@ -8,7 +8,6 @@ import pytest
 from qstar_jax.replay import ReplayReader, ReplayWriter
 from qstar_jax.search.tree import NONE
 from qstar_jax.selfplay import plays
-from qstar_jax.selfplay.player import PlayedBatch
 
 MODES = ["value", "outcome"]
 
@@ -22,8 +21,7 @@ def make_record(tiny, played, mode, row):
   prompt = tiny.problems[row].prompt
   return plays.to_record(
     tiny.domain,
-    played[mode],
-    row,
+    played[mode][row],
     actor_id=3,
     sequence=row,
     params_version=7,
@@ -85,7 +83,7 @@ def test_record_has_the_committed_line(tiny, played, records, mode):
     for edge in zip(nodes, candidates, strict=True):
       tokens = record.tokens[end[edge] - record.length[edge] : end[edge]]
       texts.append(tiny.vocabulary.decode_step(tokens.tolist())[0])
-    result = plays.result(tiny.domain, played[mode], row)
+    result = plays.result(tiny.domain, played[mode][row])
     assert [
       step.rstrip("\N{HORIZONTAL ELLIPSIS}") for step in result.steps
     ] == (texts)
@@ -98,9 +96,9 @@ def test_record_has_the_committed_line(tiny, played, records, mode):
 def test_result_sums_up_the_tree(tiny, played, records, mode):
   num_right = 0
   for row, record in enumerate(records[mode]):
-    result = plays.result(tiny.domain, played[mode], row)
+    result = plays.result(tiny.domain, played[mode][row])
     assert result.expansions == len(record.node_parent)
-    assert result.tokens == played[mode].tree.tokens_used[row]
+    assert result.tokens == played[mode][row].tree.tokens_used
     verdict = tiny.domain.verify(tiny.problems[row], result.steps)
     assert result.verdict == verdict
     finished = (record.count > 0) & (record.outcome >= 0)
@@ -140,23 +138,13 @@ def same_record():
 
 def test_holes_leave_no_trace_in_the_record(tiny, played, records):
   """Records name nodes by their rows, not by their places in the tree."""
-  tree = played["value"].tree
+  trees = [play.tree for play in played["value"]]
   has_hole = [
-    (np.diff(np.flatnonzero(depth != NONE)) > 1).any() for depth in tree.depth
+    (np.diff(np.flatnonzero(tree.depth != NONE)) > 1).any() for tree in trees
   ]
   assert any(has_hole)
-  for row, record in enumerate(records["value"]):
-    places = np.flatnonzero(tree.depth[row] != NONE)
+  for tree, record in zip(trees, records["value"], strict=True):
+    places = np.flatnonzero(tree.depth != NONE)
     np.testing.assert_array_equal(
-      places[record.node_parent[1:]], tree.parent[row, places[1:]]
-    )
-
-
-def test_padding_changes_no_result(tiny, played):
-  """Rows without a problem hold nothing that a result would count."""
-  few = tiny.play("value", tiny.problems[:2], tiny.seeds[:2])
-  assert isinstance(few, PlayedBatch)
-  for row in range(2):
-    assert plays.result(tiny.domain, few, row) == plays.result(
-      tiny.domain, played["value"], row
+      places[record.node_parent[1:]], tree.parent[places[1:]]
     )

@@ -2,7 +2,10 @@
 
 Committed is the finished line of best score: of the PRM over its steps
 (`utility: prm`; `aggregate` says whether the least, the product, the mean or
-the last), or of V at its end (`utility: value`, `aggregate: last`).
+the last), or of V at its end (`utility: value`, `aggregate: last`). With
+`choose_by` the lines vote: the most frequent answer, by samples (self-
+consistency, Wang et al. 2023, arXiv:2203.11171) or by their scores added up, or
+its shortest line.
 
 Deviations: none; lines are `num_lines`, `beam_width` of them at a time, and as
 many as the budget of tokens allows.

@@ -24,12 +24,8 @@ import jax.numpy as jnp
 from qstar_jax import improvement
 from qstar_jax.config import SearchConfig
 from qstar_jax.search import moves
-from qstar_jax.search.tree import (
-  NodeStats,
-  SearchTree,
-  node_policy,
-  node_stats,
-)
+from qstar_jax.search.tree import SearchTree
+from qstar_jax.search.values import NodeStats, node_policy, node_stats
 
 _NEVER = -jnp.inf
 

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from qstar_jax.config import SearchConfig
-from qstar_jax.search import budget, lines, moves
+from qstar_jax.search import budget, lines, moves, values
 from qstar_jax.search import tree as tree_lib
 from qstar_jax.search.searcher import Pick, Searcher, best_edge, step_down
 from qstar_jax.search.tree import NONE, SearchTree
@@ -97,7 +97,7 @@ def settle(
     tree, node = carry
     row, candidate, above = tree_lib.edge_above(tree, node)
     sampled_A = tree.sampled[node] * 1.0
-    q_A = tree_lib.q_values(tree)[node]
+    q_A = values.q_values(tree)[node]
     mean = jnp.sum(sampled_A * q_A) / jnp.maximum(jnp.sum(sampled_A), 1.0)
     rest = 2 * mean - tree.utility[row, candidate]
     return tree.replace(
@@ -115,7 +115,7 @@ def commit(tree: SearchTree, config: SearchConfig) -> SearchTree:
   del config
   node = tree.root_node
   is_valid_A = tree.count[node] > 0
-  q_A = tree_lib.q_values(tree)[node]
+  q_A = values.q_values(tree)[node]
   chosen = jnp.argmax(jnp.where(is_valid_A, q_A, -jnp.inf)).astype(jnp.int32)
   is_last = tree.is_terminal[node, chosen] | ~jnp.any(is_valid_A)
   return step_down(tree, jnp.stack([node, chosen]), is_last)

@@ -6,6 +6,9 @@ Down the tree goes the candidate of largest Q + U,
     c = puct_init + log((N + puct_base + 1) / puct_base),
 
 with Dirichlet noise in the root's P; the most visited candidate is committed.
+With `forced_playouts` = k > 0 a candidate of the root that was visited goes
+first until it has sqrt(k P(a) N) visits (Wu 2019, arXiv:1902.10565); what this
+adds is taken out of the policy target, see `improvement.visit_policy`.
 
 Deviations from the paper:
   - candidates are sampled from the policy, not all actions: P is the prior over
@@ -25,9 +28,11 @@ import chex
 import jax
 import jax.numpy as jnp
 
+from qstar_jax import improvement
 from qstar_jax.config import SearchConfig
 from qstar_jax.search import moves
-from qstar_jax.search.tree import NodeStats, SearchTree, node_stats
+from qstar_jax.search.tree import SearchTree
+from qstar_jax.search.values import NodeStats, node_stats
 
 _NEVER = -jnp.inf
 
@@ -54,7 +59,7 @@ def _rescaled_q(
   return (jnp.where(seen, q, low) - low) / jnp.maximum(high - low, 1e-8)
 
 
-def _score(
+def _select(
   tree: SearchTree,
   node: chex.Array,
   prior_A: chex.Array,
@@ -62,27 +67,34 @@ def _score(
   config: SearchConfig,
 ) -> chex.Array:
   visits = stats.visits
-  total = 1 + jnp.sum(visits)
-  growth = jnp.log((total + config.puct_base + 1) / config.puct_base)
-  c = config.puct_init + growth
-  q = _rescaled_q(tree, node, visits) if config.mctx_mode else stats.q
-  return q + c * prior_A * jnp.sqrt(total) / (1 + visits)
-
-
-def _select(tree, node, prior_A, stats, config) -> chex.Array:
-  score_A = _score(tree, node, prior_A, stats, config)
+  score_A = _rescaled_q(tree, node, visits) if config.mctx_mode else stats.q
+  score_A += improvement.puct_bonus(
+    prior_A,
+    visits,
+    puct_init=config.puct_init,
+    puct_base=config.puct_base,
+  )
   return jnp.argmax(jnp.where(stats.is_open, score_A, _NEVER)).astype(jnp.int32)
 
 
 def select_root(tree: SearchTree, config: SearchConfig) -> chex.Array:
   """The root candidate of the next simulation (one tree), int32."""
   stats = node_stats(tree, tree.root_node, config)
-  share = config.dirichlet_share
   noise_A = jnp.where(stats.is_valid, tree.noise, 0.0)
+  # A move without noise has none to mix in.
+  share = jnp.where(jnp.any(noise_A > 0), config.dirichlet_share, 0.0)
   noise_A /= jnp.maximum(jnp.sum(noise_A), 1e-8)
   prior_A = jax.nn.softmax(stats.prior_logits)
   mixed_A = (1 - share) * prior_A + share * noise_A
-  return _select(tree, tree.root_node, mixed_A, stats, config)
+  chosen = _select(tree, tree.root_node, mixed_A, stats, config)
+  if not config.forced_playouts:
+    return chosen
+  forced_A = improvement.num_forced(
+    mixed_A, stats.visits, config.forced_playouts
+  )
+  is_forced = stats.is_open & (stats.visits > 0) & (stats.visits < forced_A)
+  first = jnp.argmax(is_forced).astype(jnp.int32)
+  return jnp.where(jnp.any(is_forced), first, chosen)
 
 
 def select_interior(
