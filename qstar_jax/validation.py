@@ -169,6 +169,19 @@ RELATIONS = (
     "False unless search.terminal_value is outcome: it asks the verifier",
     lambda c: "set one or the other",
   ),
+  Relation(
+    ("search.proposal", "search.searcher"),
+    lambda c: c.search.proposal == "sample" or c.search.searcher != "mpc",
+    "sample where search.searcher is mpc: its values are means over samples",
+    lambda c: "set one or the other",
+  ),
+  Relation(
+    ("search.tot_scoring", "search.proposal"),
+    lambda c: c.search.tot_scoring == "value" or c.search.proposal == "sample",
+    "value unless search.proposal is sample: a vote is how often a candidate "
+    "was sampled",
+    lambda c: "set one or the other",
+  ),
   _divides("self_play.batch_size", "self_play.problems_per_iteration"),
   Relation(
     ("replay.window_trees", "self_play.problems_per_iteration"),

@@ -8,8 +8,12 @@ from flax import nnx
 
 from qstar_jax.model import decoding, line_cache, sampling, step_cache
 from qstar_jax.model.proposal import independent
+from qstar_jax.model.stochastic_beam import stochastic_beam
 from qstar_jax.model.transformer import Transformer
 from qstar_jax.search.expand import ExpandFn, Expansion
+
+# By the names of `SearchConfig.proposal`.
+_PROPOSALS = {"sample": independent, "stochastic_beam": stochastic_beam}
 
 
 def count_duplicates(
@@ -62,6 +66,7 @@ def make_expand_fn(
   ends_step: np.ndarray,
   end_token: int,
   temperature: float,
+  proposal: str = "sample",
 ) -> ExpandFn:
   """An expand function over a `StepStore`, to be called under jit.
 
@@ -70,12 +75,13 @@ def make_expand_fn(
     ends_step: bool [V], tokens that end a step.
     end_token: the token that ends a step and finishes the line.
     temperature: of the proposal; 0 is greedy.
+    proposal: with replacement (`sample`) or without (`stochastic_beam`).
 
   Returns:
     The function; it consumes the store and its keys.
   """
   ends_step_V = np.asarray(ends_step, bool)
-  propose = independent(temperature)
+  propose = _PROPOSALS[proposal](temperature)
 
   def expand(params, rng_key_B, store, leaf_BW, width_BW, block):
     model = nnx.merge(graphdef, params)

@@ -112,6 +112,7 @@ class Player:
       ends_step=vocabulary.ends_step,
       end_token=vocabulary.eos_id,
       temperature=search.temperature,
+      proposal=search.proposal,
     )
     self._empty_store = functools.partial(
       step_cache.empty_store,
