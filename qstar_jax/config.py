@@ -98,7 +98,10 @@ class SearchConfig:
       level; those that run at once, of searches made of independent lines.
     leaves_per_round: W, leaves of one tree expanded at once; divides
       num_simulations.
-    temperature: of the proposal that candidates are sampled from; 0 is greedy.
+    temperature: of the proposal that candidates are sampled from; 0 is greedy,
+      or beam search.
+    proposal: candidates are drawn with replacement (`sample`) or without it
+      (`stochastic_beam`), so that all of them differ.
     utility: the score that drives the search: V, the PRM, or their product.
     aggregate: how the scores of a line's steps make that of the line; see
       `search.tree.SearchTree.line_score`.
@@ -136,6 +139,7 @@ class SearchConfig:
   beam_width: int = 4
   leaves_per_round: int = 1
   temperature: float = 1.0
+  proposal: Literal["sample", "stochastic_beam"] = "sample"
   utility: Literal["value", "prm", "mix"] = "value"
   aggregate: Literal["last", "min", "product", "mean"] = "last"
   choose_by: Literal["score", "majority", "weighted_majority", "shortest"] = (

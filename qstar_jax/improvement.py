@@ -19,9 +19,13 @@ def candidate_prior_logits(
 ) -> chex.Array:
   """Log prior over sampled candidates, up to a constant.
 
-  Samples are drawn with replacement and duplicates merged, so candidate i
+  Where samples are drawn with replacement and duplicates merged, candidate i
   stands for `count_i` draws from the proposal beta and its importance weight
   under pi is count_i * pi_i / beta_i. At temperature 1 that is the count alone.
+
+  Where they are drawn without replacement, counts are 1 and beta_i is the
+  probability that the candidate is among them: pi_i / beta_i is then the weight
+  of Kool et al. 2019, "Stochastic Beams and Where to Find Them".
 
   Args:
     log_prob: [..., A] log pi of the candidate, nats.

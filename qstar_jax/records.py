@@ -160,7 +160,8 @@ class TreeRecord:
     length: int32 [n, A], tokens of each candidate; 0 where count is 0.
     count: int32 [n, A], how many of the samples were this candidate.
     log_prob: float32 [n, A], nats, sum over tokens, at temperature 1.
-    proposal_log_prob: float32 [n, A], the same under what was sampled from.
+    proposal_log_prob: float32 [n, A], nats, under what was sampled from: of one
+      draw with replacement, or of being among the A without it.
     value: float32 [n, A], V after the candidate, in [0, 1].
     prm: float32 [n, A], PRM score of the candidate, in [0, 1].
     ended: bool [n, A], the candidate finishes its line.

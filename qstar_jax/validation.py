@@ -183,6 +183,19 @@ RELATIONS = (
     lambda c: f"use {c.search.fast_simulations + 2} or more",
   ),
   Relation(
+    ("search.proposal", "search.searcher"),
+    lambda c: c.search.proposal == "sample" or c.search.searcher != "mpc",
+    "sample where search.searcher is mpc: its values are means over samples",
+    lambda c: "set one or the other",
+  ),
+  Relation(
+    ("search.tot_scoring", "search.proposal"),
+    lambda c: c.search.tot_scoring == "value" or c.search.proposal == "sample",
+    "value unless search.proposal is sample: a vote is how often a candidate "
+    "was sampled",
+    lambda c: "set one or the other",
+  ),
+  Relation(
     ("replay.window_trees", "self_play.problems_per_iteration"),
     lambda c: c.replay.window_trees >= c.self_play.problems_per_iteration,
     "at least self_play.problems_per_iteration = "

@@ -167,6 +167,14 @@ def test_a_field_of_the_wrong_type_is_not_judged_by_other_rules(tmp_path):
     ("domain: {min_difficulty: 2}", "at most domain.max_difficulty = 1"),
     ("domain: {options: {max_number: [1]}}", "domain.options is .*types int"),
     ("search: {prune_illegal: true}", "unless search.terminal_value is outc"),
+    (
+      "search: {proposal: stochastic_beam, searcher: mpc}",
+      "sample where search.searcher is mpc",
+    ),
+    (
+      "search: {proposal: stochastic_beam, tot_scoring: vote}",
+      "tot_scoring is 'vote': must be value unless search.proposal is sample",
+    ),
     ("self_play: {batch_size: 100}", "= 256; use 64 or 128"),
     ("replay: {window_trees: 10}", "replay.window_trees is 10: .*use 256 or"),
     ("evaluation: {num_problems: 501}", "domain.held_out_problems = 500"),

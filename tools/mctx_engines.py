@@ -16,6 +16,7 @@ from flax import nnx
 from qstar_jax import improvement
 from qstar_jax.model import decoding, sampling, step_cache
 from qstar_jax.model.attention import mask_bias
+from qstar_jax.model.proposal import independent
 from qstar_jax.model.step_cache import Prefix
 from qstar_jax.model.transformer import LayerStack, Transformer
 from tools import search_engines
@@ -62,7 +63,7 @@ def _expand(
   keeps_candidates: bool,
 ) -> tuple[Node, chex.Array, chex.Array]:
   """A node with its candidates, their prior logits and log-probabilities."""
-  shape = (case.num_candidates, case.step_tokens)
+  shape = (case.num_candidates, case.step_tokens, 1)
   streams = decoding.decode_streams(
     model,
     layers,
@@ -72,7 +73,7 @@ def _expand(
     sampling.per_row_uniform(rng_key_B, shape),
     search_engines.every_candidate(case),
     search_engines.never_ends(case),
-    1.0,
+    independent(1.0),
   )
   steps = streams.steps
   expansion = search_engines.to_expansion(model, steps)

@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 from qstar_jax.config import ModelConfig, SearchConfig
 from qstar_jax.model import decoding, sampling, step_cache
 from qstar_jax.model.attention import mask_bias
+from qstar_jax.model.proposal import independent
 from qstar_jax.model.step_cache import Prefix
 from qstar_jax.model.transformer import Transformer, init_model
 from qstar_jax.search import driver
@@ -365,10 +366,10 @@ def reprefill(case: Case) -> Engine:
       line_prefix(line),
       line.prompt_hidden,
       length_B,
-      sampling.per_row_uniform(rng_key_B, (a, t)),
+      sampling.per_row_uniform(rng_key_B, (a, t, 1)),
       every_candidate(own),
       never_ends(case),
-      1.0,
+      independent(1.0),
     ).steps
     store = store._replace(
       steps=store.steps.at[block].set(steps_BS),

@@ -13,6 +13,7 @@ from flax import nnx
 
 from qstar_jax.model import decoding, sampling, step_cache
 from qstar_jax.model.attention import Segment, attend, mask_bias
+from qstar_jax.model.proposal import independent
 from qstar_jax.model.step_cache import Prefix
 from qstar_jax.model.transformer import rotation_at
 from qstar_jax.search import driver
@@ -151,7 +152,7 @@ def decode(case: Case) -> Callable[[], float]:
 
 def _decode(graphdef, case, params, prefix, hidden_XM, rng_key_B):
   model = nnx.merge(graphdef, params)
-  shape = (case.num_candidates, case.step_tokens)
+  shape = (case.num_candidates, case.step_tokens, 1)
   return decoding.decode_streams(
     model,
     model.layer_stack(),
@@ -161,7 +162,7 @@ def _decode(graphdef, case, params, prefix, hidden_XM, rng_key_B):
     sampling.per_row_uniform(rng_key_B, shape),
     search_engines.every_candidate(case),
     search_engines.never_ends(case),
-    1.0,
+    independent(1.0),
   ).steps
 
 

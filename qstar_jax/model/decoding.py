@@ -1,14 +1,14 @@
 """Sampling steps from the step cache: the network's side of an expansion."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 
 from qstar_jax.config import ModelConfig
-from qstar_jax.model import sampling
 from qstar_jax.model.attention import Segment, attend, mask_bias
+from qstar_jax.model.proposal import Proposal
 from qstar_jax.model.step_cache import Prefix
 from qstar_jax.model.transformer import (
   LayerStack,
@@ -25,13 +25,13 @@ _CPU_MAX_STREAMS = 256
 
 
 class DecodedSteps(NamedTuple):
-  """A sampled step for each of X * A streams.
+  """A proposed step for each of X * A streams.
 
   Attributes:
     tokens: int32 [X, A, T], 0 behind the step's end.
     length: int32 [X, A], tokens with the delimiter.
     token_log_prob: float32 [X, A, T], nats at temperature 1; 0 behind the end.
-    proposal_log_prob: float32 [X, A], summed over the step, as sampled from.
+    proposal_log_prob: float32 [X, A], of the step under its `Proposal`.
     hidden: [X, A, M], final hidden state at the step's last token.
     is_complete: bool [X, A], the step has its delimiter within T tokens.
   """
@@ -64,12 +64,12 @@ class Streams(NamedTuple):
   """R = X * A streams between two tokens.
 
   Attributes:
-    step: int32 scalar, tokens sampled so far.
+    step: int32 scalar, tokens chosen so far.
     hidden: [R, M], final hidden state at each stream's last token.
     is_open: bool [R], the step has no delimiter yet.
     tokens: int32 [T, R].
     log_prob: float32 [T, R].
-    proposal_log_prob: float32 [R].
+    proposed: the proposal's own state.
     length: int32 [R].
     keys: L x [X, K, A, T, C], of the streams' own tokens.
     values: the same.
@@ -80,12 +80,32 @@ class Streams(NamedTuple):
   is_open: chex.Array
   tokens: chex.Array
   log_prob: chex.Array
-  proposal_log_prob: chex.Array
+  proposed: Any
   length: chex.Array
   keys: list[chex.Array]
   values: list[chex.Array]
 
-  def steps(self) -> DecodedSteps:
+  def follow(self, parent_XA: chex.Array) -> "Streams":
+    """Each stream as its parent was; empty where there is none (-1)."""
+    x, a = parent_XA.shape
+    row_R = (jnp.arange(x)[:, None] * a + parent_XA).reshape(-1)
+    has_parent_R = (parent_XA >= 0).reshape(-1)
+
+    def own(layers):
+      along_a = jax.vmap(lambda y_KATC, parent_A: y_KATC[:, parent_A])
+      return [along_a(y_XKATC, parent_XA) for y_XKATC in layers]
+
+    return self._replace(
+      hidden=self.hidden[row_R],
+      is_open=self.is_open[row_R] & has_parent_R,
+      tokens=jnp.where(has_parent_R[None], self.tokens[:, row_R], 0),
+      log_prob=jnp.where(has_parent_R[None], self.log_prob[:, row_R], 0.0),
+      length=jnp.where(has_parent_R, self.length[row_R], 0),
+      keys=own(self.keys),
+      values=own(self.values),
+    )
+
+  def steps(self, proposal: Proposal) -> DecodedSteps:
     x, _, a, t, _ = self.keys[0].shape
 
     def by_stream(y_TR):
@@ -95,7 +115,7 @@ class Streams(NamedTuple):
       tokens=by_stream(self.tokens),
       length=self.length.reshape(x, a),
       token_log_prob=by_stream(self.log_prob),
-      proposal_log_prob=self.proposal_log_prob.reshape(x, a),
+      proposal_log_prob=proposal.log_prob(self.proposed),
       hidden=self.hidden.reshape(x, a, -1),
       is_complete=~self.is_open.reshape(x, a),
     )
@@ -103,12 +123,13 @@ class Streams(NamedTuple):
 
 def _open_streams(
   config: ModelConfig,
+  proposal: Proposal,
   hidden_XM: chex.Array,
+  uniform_TXAU: chex.Array,
   width_X: chex.Array,
-  a: int,
-  t: int,
 ) -> Streams:
-  x = hidden_XM.shape[0]
+  t, x, a, _ = uniform_TXAU.shape
+  proposed, is_open_XA = proposal.begin(uniform_TXAU[0], width_X)
   rows = x * a
   own_shape = (x, config.num_kv_heads, a, t, config.head_dim)
 
@@ -118,10 +139,10 @@ def _open_streams(
   return Streams(
     step=jnp.int32(0),
     hidden=jnp.repeat(hidden_XM, a, axis=0),
-    is_open=(jnp.arange(a)[None] < width_X[:, None]).reshape(-1),
+    is_open=is_open_XA.reshape(-1),
     tokens=jnp.zeros((t, rows), jnp.int32),
     log_prob=jnp.zeros((t, rows), jnp.float32),
-    proposal_log_prob=jnp.zeros((rows,), jnp.float32),
+    proposed=proposed,
     length=jnp.zeros((rows,), jnp.int32),
     keys=own_per_layer(),
     values=own_per_layer(),
@@ -173,14 +194,14 @@ def _decode_together(
   prefix: Prefix,
   hidden_XM: chex.Array,
   position_X: chex.Array,
-  uniform_XAT: chex.Array,
+  uniform_XATU: chex.Array,
   width_X: chex.Array,
   ends_step_V: chex.Array,
-  temperature: float,
+  proposal: Proposal,
 ) -> Streams:
   """All streams of some leaves, token by token, until all have ended."""
-  x, a, t = uniform_XAT.shape
-  uniform_TR = jnp.moveaxis(uniform_XAT, 2, 0).reshape(t, x * a)
+  t = uniform_XATU.shape[2]
+  uniform_TXAU = jnp.moveaxis(uniform_XATU, 2, 0)
   # All positions at once: in the loop, XLA would fuse sine and cosine into
   # every use of them, layer after layer.
   position_TX = position_X[None] + jnp.arange(t)[:, None]
@@ -188,13 +209,19 @@ def _decode_together(
   segments = prefix.segments()
 
   def body(streams):
-    step, is_open = streams.step, streams.is_open
-    sampled = sampling.sample_tokens(
-      model.logits(streams.hidden), uniform_TR[step], temperature
+    step = streams.step
+    proposed, choice = proposal.choose(
+      streams.proposed,
+      model.logits(streams.hidden),
+      streams.is_open,
+      uniform_TXAU[step],
+      width_X,
     )
-    token_R = jnp.where(is_open, sampled.token, 0)
-    log_prob_R = jnp.where(is_open, sampled.log_prob, 0.0)
-    proposal_R = jnp.where(is_open, sampled.proposal_log_prob, 0.0)
+    if choice.parent is not None:
+      streams = streams.follow(choice.parent)
+    is_open = streams.is_open
+    token_R = jnp.where(is_open, choice.token, 0)
+    log_prob_R = jnp.where(is_open, choice.log_prob, 0.0)
     rotation = jax.tree.map(lambda y: y[step], rotation_TX)
     hidden_RM, keys, values = _run_token(
       model, layers, segments, rotation, token_R, streams
@@ -205,7 +232,7 @@ def _decode_together(
       is_open=is_open & ~ends_step_V[token_R],
       tokens=streams.tokens.at[step].set(token_R),
       log_prob=streams.log_prob.at[step].set(log_prob_R),
-      proposal_log_prob=streams.proposal_log_prob + proposal_R,
+      proposed=proposed,
       length=streams.length + is_open,
       keys=keys,
       values=values,
@@ -214,7 +241,7 @@ def _decode_together(
   return jax.lax.while_loop(
     lambda streams: (streams.step < t) & jnp.any(streams.is_open),
     body,
-    _open_streams(model.config, hidden_XM, width_X, a, t),
+    _open_streams(model.config, proposal, hidden_XM, uniform_TXAU, width_X),
   )
 
 
@@ -245,12 +272,12 @@ def decode_streams(
   prefix: Prefix,
   hidden_XM: chex.Array,
   position_X: chex.Array,
-  uniform_XAT: chex.Array,
+  uniform_XATU: chex.Array,
   width_X: chex.Array,
   ends_step_V: chex.Array,
-  temperature: float,
+  proposal: Proposal,
 ) -> DecodedStreams:
-  """Samples A steps of at most T tokens after each of X shared prefixes.
+  """Proposes A steps of at most T tokens after each of X shared prefixes.
 
   A step's last token is run through the network as well: V, R and the next
   step's first token are read from its hidden state.
@@ -261,23 +288,24 @@ def decode_streams(
     prefix: what the streams of a leaf share.
     hidden_XM: [X, M], final hidden state of the prefix.
     position_X: int32 [X], absolute position of the steps' first token.
-    uniform_XAT: [X, A, T] in [0, 1), one random number per token.
+    uniform_XATU: [X, A, T, U] in [0, 1), the random numbers that the proposal
+      wants.
     width_X: int32 [X] in 0..A, how many steps the leaf wants; the streams
       beyond stay empty.
     ends_step_V: bool [V], tokens that end a step.
-    temperature: static, of the proposal.
+    proposal: how tokens are chosen.
 
   Returns:
     The steps, and their keys and values.
   """
-  x, a, _ = uniform_XAT.shape
-  leaves = prefix, hidden_XM, position_X, uniform_XAT, width_X
+  x, a, _, _ = uniform_XATU.shape
+  leaves = prefix, hidden_XM, position_X, uniform_XATU, width_X
 
   def decode(leaves):
-    streams = _decode_together(model, layers, *leaves, ends_step_V, temperature)
+    streams = _decode_together(model, layers, *leaves, ends_step_V, proposal)
     num_slots = streams.step * streams.is_open.size
     return DecodedStreams(
-      streams.steps(), num_slots, streams.keys, streams.values
+      streams.steps(proposal), num_slots, streams.keys, streams.values
     )
 
   n = _leaves_at_once(prefix, a)

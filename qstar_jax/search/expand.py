@@ -12,7 +12,7 @@ NOTHING = -2
 
 
 class Expansion(NamedTuple):
-  """A candidates sampled at each of W leaves of each of B trees.
+  """A candidates proposed at each of W leaves of each of B trees.
 
   Attributes:
     tokens: int32 [B, W, A, T], 0 behind a candidate's end.
@@ -20,7 +20,8 @@ class Expansion(NamedTuple):
     token_log_prob: float32 [B, W, A, T], log pi of each token, nats, at
       temperature 1; 0 behind the end.
     proposal_log_prob: float32 [B, W, A], nats, of the candidate under what it
-      was sampled from.
+      was sampled from: of one draw with replacement, or of being among the A
+      without it.
     value: float32 [B, W, A] in [0, 1], V after the candidate.
     prm: float32 [B, W, A] in [0, 1], PRM score of the candidate.
     ended: bool [B, W, A], the candidate finishes its line.

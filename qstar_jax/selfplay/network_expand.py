@@ -7,8 +7,13 @@ import numpy as np
 from flax import nnx
 
 from qstar_jax.model import decoding, line_cache, sampling, step_cache
+from qstar_jax.model.proposal import independent
+from qstar_jax.model.stochastic_beam import stochastic_beam
 from qstar_jax.model.transformer import Transformer
 from qstar_jax.search.expand import ExpandFn, Expansion
+
+# By the names of `SearchConfig.proposal`.
+_PROPOSALS = {"sample": independent, "stochastic_beam": stochastic_beam}
 
 
 def count_duplicates(
@@ -61,6 +66,7 @@ def make_expand_fn(
   ends_step: np.ndarray,
   end_token: int,
   temperature: float,
+  proposal: str = "sample",
 ) -> ExpandFn:
   """An expand function over a `StepStore`, to be called under jit.
 
@@ -69,11 +75,13 @@ def make_expand_fn(
     ends_step: bool [V], tokens that end a step.
     end_token: the token that ends a step and finishes the line.
     temperature: of the proposal; 0 is greedy.
+    proposal: with replacement (`sample`) or without (`stochastic_beam`).
 
   Returns:
     The function; it consumes the store and its keys.
   """
   ends_step_V = np.asarray(ends_step, bool)
+  propose = _PROPOSALS[proposal](temperature)
 
   def expand(params, rng_key_B, store, leaf_BW, width_BW, block):
     model = nnx.merge(graphdef, params)
@@ -86,17 +94,18 @@ def make_expand_fn(
       prefix = line_cache.follow_leaf(store, leaf)
     else:
       store, prefix = step_cache.run_leaf(model, layers, store, leaf, block)
-    uniform = sampling.per_row_uniform(rng_key_B, (w, a, t))
+    noise_shape = a, t, propose.num_uniforms
+    uniform = sampling.per_row_uniform(rng_key_B, (w, *noise_shape))
     decoded = decoding.decode_streams(
       model,
       layers,
       prefix,
       leaf.hidden.reshape(b * w, -1),
       (leaf.position + leaf.length).reshape(-1),
-      uniform.reshape(b * w, a, t),
+      uniform.reshape(b * w, *noise_shape),
       width_BW.reshape(-1),
       jnp.asarray(ends_step_V),
-      temperature,
+      propose,
     )
     steps = decoded.steps
 

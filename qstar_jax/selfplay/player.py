@@ -131,6 +131,7 @@ class Player:
       ends_step=vocabulary.ends_step,
       end_token=vocabulary.eos_id,
       temperature=search.temperature,
+      proposal=search.proposal,
     )
     self._phases = Phases(
       graphdef,

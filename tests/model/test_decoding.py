@@ -10,6 +10,7 @@ from flax import nnx
 
 from qstar_jax.config import ModelConfig
 from qstar_jax.model import decoding
+from qstar_jax.model.proposal import independent
 from qstar_jax.model.step_cache import Prefix
 from qstar_jax.model.transformer import init_model
 
@@ -35,16 +36,19 @@ def decode(width=(NUM_CANDIDATES,) * NUM_LEAVES):
     jnp.zeros((NUM_LEAVES, PREFIX_TOKENS)),
   )
   run = functools.partial(
-    decoding.decode_streams, model, model.layer_stack(), temperature=1.0
+    decoding.decode_streams,
+    model,
+    model.layer_stack(),
+    proposal=independent(1.0),
   )
-  uniform_XAT = jax.random.uniform(
-    next(keys), (NUM_LEAVES, NUM_CANDIDATES, STEP_TOKENS)
+  uniform_XATU = jax.random.uniform(
+    next(keys), (NUM_LEAVES, NUM_CANDIDATES, STEP_TOKENS, 1)
   )
   return jax.jit(run)(
     prefix,
     jax.random.normal(next(keys), (NUM_LEAVES, CONFIG.model_dim)),
     jnp.arange(NUM_LEAVES) + 7,
-    uniform_XAT,
+    uniform_XATU,
     jnp.asarray(width),
     jnp.arange(30) < 8,
   )

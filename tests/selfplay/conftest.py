@@ -32,6 +32,7 @@ SEARCHES = {
   "outcome": dataclasses.replace(
     SEARCH, terminal_value="outcome", prune_illegal=True
   ),
+  "distinct": dataclasses.replace(SEARCH, proposal="stochastic_beam"),
   "greedy": searchers.for_evaluation(SEARCH, "greedy"),
 }
 NUM_TREES = 8

@@ -222,6 +222,15 @@ def test_prompt_too_long(tiny):
   assert problem.prompt.strip() in message
 
 
+def test_a_beam_proposes_no_candidate_twice(tiny, played):
+  assert played["value"].tree.sampled.max() > 1
+  tree = tiny.play("distinct", tiny.problems, tiny.seeds).tree
+  is_node = tree.depth != NONE
+  np.testing.assert_array_equal(tree.sampled[is_node], 1)
+  alone = tiny.play("distinct", tiny.problems[3:4], tiny.seeds[3:4]).tree
+  assert_same_row(alone, 0, tree, 3)
+
+
 def test_greedy_is_the_most_likely_token_each_time(tiny):
   plays = tiny.play("greedy", tiny.problems, tiny.seeds)
   graphdef, params = tiny.network()

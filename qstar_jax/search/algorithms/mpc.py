@@ -127,5 +127,8 @@ SEARCHER = Searcher(num_nodes, begin, is_searching, select, settle, commit)
 def for_evaluation(config: SearchConfig) -> SearchConfig:
   """All candidates at once, sampled as the policy has them."""
   return dataclasses.replace(
-    config, leaves_per_round=config.num_candidates, temperature=1.0
+    config,
+    leaves_per_round=config.num_candidates,
+    temperature=1.0,
+    proposal="sample",
   )
