@@ -7,123 +7,24 @@ control characters of the terminal, which appear as escapes (`\\x1b`).
 import heapq
 from collections.abc import Sequence
 
-import jax
-import numpy as np
 from rich.console import Console
 from rich.text import Text
 from rich.tree import Tree
 
-from qstar_jax import improvement
 from qstar_jax.errors import UserError
-from qstar_jax.records import (
-  NOT_JUDGED,
-  Domain,
-  Outcome,
-  Problem,
-  TreeRecord,
-  Verdict,
-)
+from qstar_jax.evaluation.tree_reading import Edge, TreeReading
+from qstar_jax.records import Domain, Outcome, Problem, TreeRecord, Verdict
 from qstar_jax.text.vocabulary import Vocabulary
 
 _LEGEND = (
   "* committed, N visits, Q search value, P prior, V value, R step score"
 )
-_OUTCOME_STYLES = {Outcome.CORRECT: "green"}
-
-# A candidate: (row of its node, index).
-Edge = tuple[int, int]
-
-
-class _Reading:
-  """A tree record as a view reads it.
-
-  Attributes:
-    record: the tree.
-    child: row of the node that expands a candidate, for those expanded.
-    committed: the committed candidates, first to last.
-    prior: float [n, A], each node's prior over its candidates.
-  """
-
-  def __init__(self, record: TreeRecord, vocabulary: Vocabulary):
-    self.record = record
-    self._vocabulary = vocabulary
-    parents = record.node_parent.tolist()
-    into = zip(parents, record.node_candidate.tolist(), strict=True)
-    # Lines sampled apart begin at nodes of their own: all are the problem.
-    self._roots = np.flatnonzero(record.node_parent < 0)
-    self.child = {
-      edge: row for row, edge in enumerate(into) if row not in self._roots
-    }
-    self.committed: list[Edge] = list(
-      zip(
-        record.committed_node.tolist(),
-        record.committed_candidate.tolist(),
-        strict=True,
-      )
-    )
-    self.prior = np.asarray(
-      jax.nn.softmax(
-        improvement.candidate_prior_logits(
-          record.log_prob, record.proposal_log_prob, record.count
-        )
-      )
-    )
-    self._ends = np.cumsum(record.length).reshape(record.length.shape)
-
-  def candidates(self, node: int) -> list[Edge]:
-    """A node's candidates, by visits, then Q; node 0 is the problem."""
-    record = self.record
-    rows = self._roots if node == 0 else [node]
-    edges = [
-      (int(row), int(a))
-      for row in rows
-      for a in np.flatnonzero(record.count[row] > 0)
-    ]
-    edges.sort(key=lambda edge: (-record.visits[edge], -record.q[edge], edge))
-    return edges
-
-  def tokens(self, edge: Edge) -> list[int]:
-    end = self._ends[edge]
-    return self.record.tokens[end - self.record.length[edge] : end].tolist()
-
-  def outcome(self, edge: Edge) -> tuple[int, float]:
-    """Outcome and score of the line that ends with a candidate."""
-    record = self.record
-    if record.outcome[edge] == NOT_JUDGED and [edge] == self.committed[-1:]:
-      return record.final_outcome, record.final_score
-    return int(record.outcome[edge]), float(record.score[edge])
-
-  def fate(self, edge: Edge) -> Text:
-    """Why a candidate's branch ends there; empty if it goes on."""
-    record = self.record
-    if record.legal[edge] == 0:
-      return Text("illegal", style="red")
-    if not self._vocabulary.ends_step[self.tokens(edge)[-1]]:
-      return Text("truncated", style="red")
-    outcome, score = self.outcome(edge)
-    if outcome != NOT_JUDGED:
-      outcome = Outcome(outcome)
-      graded = "" if score in (0.0, 1.0) else f", score {score:.2f}"
-      style = _OUTCOME_STYLES.get(outcome, "red")
-      return Text(f"ended {outcome.name.lower()}{graded}", style=style)
-    if record.ended[edge]:
-      return Text("ended, not judged", style="dim")
-    return Text("" if edge in self.child else "not expanded", style="dim")
-
-  def label(self, edge: Edge) -> Text:
-    """A candidate's line."""
-    record = self.record
-    text, _ = self._vocabulary.decode_step(self.tokens(edge))
-    is_committed = edge in self.committed
-    mark, style = ("* ", "bold green") if is_committed else ("", "")
-    numbers = (
-      f"  N={record.visits[edge]} Q={record.q[edge]:.2f} "
-      f"P={self.prior[edge]:.2f} V={record.value[edge]:.2f} "
-      f"R={record.prm[edge]:.2f}  "
-    )
-    return Text.assemble(
-      (mark + printable(text), style), (numbers, "dim"), self.fate(edge)
-    )
+_FATE_STYLES = {
+  "correct": "green",
+  "unjudged": "dim",
+  "unexpanded": "dim",
+  "expanded": "dim",
+}
 
 
 def tree_view(
@@ -152,7 +53,7 @@ def tree_view(
       f"max_nodes is {max_nodes}: a tree needs at least 2 lines, its problem "
       "and the number of steps left out"
     )
-  reading = _Reading(record, vocabulary)
+  reading = TreeReading(record, vocabulary)
   shown = _choose(reading, max_nodes)
   label = Text.assemble(
     (printable(record.prompt.removesuffix("\n")), "bold"),
@@ -163,18 +64,37 @@ def tree_view(
   return root
 
 
-def _grow(branch: Tree, node: int, reading: _Reading, shown: set[Edge]) -> None:
+def _label(reading: TreeReading, edge: Edge) -> Text:
+  """A candidate's line."""
+  record = reading.record
+  mark, style = ("* ", "bold green") if reading.is_committed(edge) else ("", "")
+  numbers = (
+    f"  N={record.visits[edge]} Q={record.q[edge]:.2f} "
+    f"P={reading.prior[edge]:.2f} V={record.value[edge]:.2f} "
+    f"R={record.prm[edge]:.2f}  "
+  )
+  fate = reading.fate(edge)
+  return Text.assemble(
+    (mark + printable(reading.text(edge)), style),
+    (numbers, "dim"),
+    (fate.words, _FATE_STYLES.get(fate.kind, "red")),
+  )
+
+
+def _grow(
+  branch: Tree, node: int, reading: TreeReading, shown: set[Edge]
+) -> None:
   candidates = reading.candidates(node)
   for edge in candidates:
     if edge in shown:
-      below = branch.add(reading.label(edge))
+      below = branch.add(_label(reading, edge))
       if edge in reading.child:
         _grow(below, reading.child[edge], reading, shown)
   if num_hidden := sum(edge not in shown for edge in candidates):
     branch.add(Text(f"… {num_hidden} more", style="dim"))
 
 
-def _choose(reading: _Reading, max_nodes: int) -> set[Edge]:
+def _choose(reading: TreeReading, max_nodes: int) -> set[Edge]:
   """The candidates to show: the committed line, then by visits, then Q.
 
   A node whose candidates are not all shown takes a line to say so.
@@ -189,7 +109,7 @@ def _choose(reading: _Reading, max_nodes: int) -> set[Edge]:
     num_hidden[node] = len(candidates)
     for rank, edge in enumerate(candidates):
       visits, q = reading.record.visits[edge], reading.record.q[edge]
-      is_aside = edge not in reading.committed
+      is_aside = not reading.is_committed(edge)
       heapq.heappush(frontier, (is_aside, -visits, -q, node, rank, edge))
 
   reach(0)

@@ -151,8 +151,8 @@ def explain_failed_write(
     raise UserError(
       f"{folder} cannot be written ({error.strerror or error}; {num_bytes} "
       f"bytes needed, {_free_bytes(folder)} free): free space there, make it "
-      "writable, or use another run directory, and run again; the trees stored "
-      "before are intact."
+      "writable, or use another directory, and run again; what was stored "
+      "before is intact."
     ) from error
 
 

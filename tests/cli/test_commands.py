@@ -172,6 +172,51 @@ def test_solve_shows_steps_answer_and_tree(qstar, micro_run):
   assert end == "solved"
 
 
+def test_solve_writes_its_tree(qstar, micro_run, tmp_path):
+  page, data = tmp_path / "tree.html", tmp_path / "tree.json"
+  page.write_text("an older page")
+  finished = qstar(
+    *("solve", micro_run.directory, "1 2 3 -> 6", "--searcher", "astar"),
+    *("--seed", 5, "--show-tree", "--tree", page, "--save-tree", data),
+  )
+  assert finished.code == 1
+  assert finished.err == ""
+  lines = finished.out.splitlines()
+  assert lines[0].startswith("* committed, N visits")
+  tree = json.loads(data.read_text())
+  assert (tree["problem"], tree["searcher"], tree["seed"]) == (
+    *("1 2 3 -> 6", "astar", 5),
+  )
+  assert lines[-1] == f"not solved: {tree['solution']['reason']}"
+  assert sum(candidate["committed"] for candidate in tree["candidates"]) == (
+    len(tree["solution"]["steps"])
+  )
+  assert json.dumps(tree).replace("<", r"\u003c") in page.read_text()
+  assert sorted(tmp_path.iterdir()) == [page, data]
+
+
+@pytest.mark.parametrize("option", ["--tree", "--save-tree"])
+def test_solve_refuses_a_file_before_it_searches(
+  assert_refused, micro_run, tmp_path, option
+):
+  """It has not even read the problem."""
+  arguments = ("solve", micro_run.directory, "no problem", option)
+  assert_refused(*arguments, tmp_path, parts=[str(tmp_path), "a directory"])
+  missing = tmp_path / "missing"
+  assert_refused(*arguments, missing / "tree", parts=[f"{missing} is no"])
+
+
+def test_solve_says_if_its_tree_cannot_be_written(qstar, micro_run, tmp_path):
+  page = tmp_path / "tree.html"
+  finished = qstar(
+    *("solve", micro_run.directory, "1 2 3 -> 6", "--tree", page),
+    max_file_bytes=1000,
+  )
+  assert finished.code == 2
+  assert finished.err.startswith(f"qstar solve: {tmp_path} cannot be written")
+  assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
   ("problem", "options", "parts"),
   [

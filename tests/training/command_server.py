@@ -83,7 +83,7 @@ def run(job):
 def serve():
   for name in ("evaluate", "solve", "train"):
     importlib.import_module(f"qstar_jax.cli.{name}")
-  for name in ("job", "opened", "terminal_tree"):
+  for name in ("job", "opened", "terminal_tree", "tree_export"):
     importlib.import_module(f"qstar_jax.evaluation.{name}")
   for name in ("alternate", "closing", "reporting"):
     importlib.import_module(f"qstar_jax.training.{name}")
