@@ -175,7 +175,6 @@ def test_a_field_of_the_wrong_type_is_not_judged_by_other_rules(tmp_path):
       "search: {proposal: stochastic_beam, tot_scoring: vote}",
       "tot_scoring is 'vote': must be value unless search.proposal is sample",
     ),
-    ("self_play: {batch_size: 100}", "= 256; use 64 or 128"),
     ("replay: {window_trees: 10}", "replay.window_trees is 10: .*use 256 or"),
     ("evaluation: {num_problems: 501}", "domain.held_out_problems = 500"),
     ("mesh: {fsdp: -1}", "keep one -1"),

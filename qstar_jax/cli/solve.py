@@ -51,13 +51,16 @@ def main(argv: Sequence[str]) -> int:
     path and tree_export.destination(path)
     for path in (args.tree, args.save_tree)
   )
+  if page and page == data:
+    raise UserError(f"--tree and --save-tree are both {args.tree}: name two")
   opened = open_checkpoint(args.run, config, domain=args.domain)
   try:
     problem = opened.domain.parse(args.problem)
   except ValueError as error:  # What a domain of the user's own may raise.
     raise UserError(str(error)) from error
   searcher = args.searcher or opened.config.search.searcher
-  ((result, record),) = opened.solve([problem], searcher, args.seed)
+  (solved,) = opened.solve([problem], searcher, args.seed)
+  result, record, priority = solved
   if args.show_tree:
     print_tree(record, opened.loaded.vocabulary, console=Console())
   print(solution_text(opened.domain, problem, result.steps, result.verdict))
@@ -66,6 +69,7 @@ def main(argv: Sequence[str]) -> int:
       *(opened.domain, problem, result, record, opened.loaded.vocabulary),
       searcher=searcher,
       seed=args.seed,
+      priority=priority,
     )
   if page:
     files.publish_text(page, tree_export.to_page(exported))

@@ -2,7 +2,9 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
+import numpy as np
 from etils import epath
 
 from qstar_jax import checkpoint
@@ -14,6 +16,21 @@ from qstar_jax.records import Domain, Problem, TreeRecord
 from qstar_jax.search.searchers import for_evaluation
 from qstar_jax.selfplay import plays
 from qstar_jax.selfplay.player import Job, Player
+
+
+class Solved(NamedTuple):
+  """How a problem was played.
+
+  Attributes:
+    result: how it went.
+    record: the tree.
+    priority: float [n, A], f of the record's candidates if the searcher has
+      one.
+  """
+
+  result: plays.PlayResult
+  record: TreeRecord
+  priority: np.ndarray | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +67,7 @@ class Opened:
 
   def solve(
     self, problems: Sequence[Problem], searcher: str, seed: int
-  ) -> Iterator[tuple[plays.PlayResult, TreeRecord]]:
+  ) -> Iterator[Solved]:
     """Plays problems without the verifier inside the search.
 
     Args:
@@ -59,7 +76,7 @@ class Opened:
       seed: of the play.
 
     Yields:
-      For every problem how it went, and the tree.
+      For every problem how it went.
 
     Raises:
       UserError: unknown searcher, or a prompt is too long.
@@ -81,7 +98,11 @@ class Opened:
           played.problem.prompt
         ),
       )
-      yield plays.result(self.domain, played), record
+      yield Solved(
+        plays.result(self.domain, played),
+        record,
+        plays.priorities(played, search),
+      )
 
 
 def open_checkpoint(

@@ -64,5 +64,11 @@ def make_searcher(priority_fn: PriorityFn, stop_fn: StopFn) -> Searcher:
     return lines.commit_best(tree, jnp.maximum(priority_NA, lowest))
 
   return Searcher(
-    moves.num_nodes, lines.begin, is_searching, select, lines.settle, commit
+    moves.num_nodes,
+    lines.begin,
+    is_searching,
+    select,
+    lines.settle,
+    commit,
+    priority_fn,
   )

@@ -43,6 +43,8 @@ class Searcher(NamedTuple):
     settle: (tree, node, config, max_steps) -> tree, after the round's new
       candidates have entered; node may be NONE or a hole, which change nothing.
     commit: (tree, config) -> tree, of a tree that is not searching.
+    priority: (tree, config) -> float32 [N, A], f of a searcher that expands the
+      candidate of largest f; None of others.
   """
 
   num_nodes: Callable[[SearchConfig, int], int]
@@ -51,6 +53,7 @@ class Searcher(NamedTuple):
   select: Callable[[SearchTree, chex.Array | int, SearchConfig, int], Pick]
   settle: Callable[[SearchTree, chex.Array, SearchConfig, int], SearchTree]
   commit: Callable[[SearchTree, SearchConfig], SearchTree]
+  priority: Callable[[SearchTree, SearchConfig], chex.Array] | None = None
 
 
 def step_down(

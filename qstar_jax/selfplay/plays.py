@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from qstar_jax.config import SearchConfig
 from qstar_jax.records import Domain, TreeRecord, Verdict
-from qstar_jax.search import values
+from qstar_jax.search import searchers, values
 from qstar_jax.search.tree import NONE, SearchTree
 from qstar_jax.selfplay.player import Played
 
@@ -70,6 +71,15 @@ def result(domain: Domain, played: Played) -> PlayResult:
     tokens=int(tree.tokens_used),
     expansions=int((tree.depth != NONE).sum()),
   )
+
+
+def priorities(played: Played, search: SearchConfig) -> np.ndarray | None:
+  """f of the candidates of a play's record, [n, A], if the search has one."""
+  priority_fn = searchers.load(search).priority
+  if priority_fn is None:
+    return None
+  priority_NA = np.asarray(priority_fn(played.tree, search))
+  return priority_NA[played.tree.depth != NONE]
 
 
 class FinishedLine(NamedTuple):

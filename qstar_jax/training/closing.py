@@ -71,9 +71,10 @@ def _show_example(opened: Opened, console: Console) -> None:
   # As many as the run's own evaluations: that program is compiled already.
   problems = held_out[: opened.config.evaluation.batch_size]
   plays = opened.solve(problems, opened.config.search.searcher, seed=0)
-  for problem, (result, record) in zip(problems, plays, strict=True):
+  for problem, play in zip(problems, plays, strict=True):
+    result = play.result
     if result.verdict.outcome == Outcome.CORRECT:
-      print_tree(record, opened.loaded.vocabulary, console=console)
+      print_tree(play.record, opened.loaded.vocabulary, console=console)
       console.print(
         solution_text(opened.domain, problem, result.steps, result.verdict),
         markup=False,

@@ -3,6 +3,7 @@
 import csv
 import json
 
+import numpy as np
 import pytest
 
 from qstar_jax.errors import UserError
@@ -160,7 +161,8 @@ def test_a_beam_wider_than_memory_is_refused(opened, problems):
 
 
 def test_lines_sampled_apart_all_stand_below_the_problem(opened, problems):
-  ((_, record),) = opened.solve(problems[:1], "best_of_n", 0)
+  (solved,) = opened.solve(problems[:1], "best_of_n", 0)
+  record = solved.record
   num_lines = (record.node_parent < 0).sum()
   assert num_lines > 1
   view = tree_view(record, opened.loaded.vocabulary, max_nodes=1000)
@@ -168,3 +170,23 @@ def test_lines_sampled_apart_all_stand_below_the_problem(opened, problems):
   marks = [str(branch.label).startswith("* ") for branch in view.children]
   # The committed line comes first.
   assert marks == [True] + [False] * (num_lines - 1)
+
+
+def test_f_of_a_star_is_what_its_record_says(opened, problems):
+  """Sum of log R on the way, and log V where the line goes on."""
+  (solved,) = opened.solve(problems[:1], "astar", 0)
+  record, f = solved.record, solved.priority
+  assert f.shape == record.count.shape
+  num_seen = 0
+  for node, a in np.argwhere(record.count > 0):
+    edge, g = (node, a), 0.0
+    while edge[0] >= 0:
+      g += np.log(max(record.prm[edge], 1e-6))
+      edge = record.node_parent[edge[0]], record.node_candidate[edge[0]]
+    open_f = g + np.log(max(record.value[node, a], 1e-6))
+    if not record.ended[node, a] and f[node, a] > np.log(1e-6):
+      np.testing.assert_allclose(f[node, a], open_f, rtol=1e-4)
+      num_seen += 1
+  assert num_seen > 0
+  (other,) = opened.solve(problems[:1], "gumbel", 0)
+  assert other.priority is None

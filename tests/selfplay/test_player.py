@@ -222,13 +222,13 @@ def test_prompt_too_long(tiny):
   assert problem.prompt.strip() in message
 
 
-def test_a_beam_proposes_no_candidate_twice(tiny, played):
-  assert played["value"].tree.sampled.max() > 1
-  tree = tiny.play("distinct", tiny.problems, tiny.seeds).tree
+def test_a_beam_proposes_no_candidate_twice(tiny, trees):
+  assert trees["value"].sampled.max() > 1
+  tree = tiny.stacked(tiny.play("distinct", tiny.problems, tiny.seeds))
   is_node = tree.depth != NONE
   np.testing.assert_array_equal(tree.sampled[is_node], 1)
-  alone = tiny.play("distinct", tiny.problems[3:4], tiny.seeds[3:4]).tree
-  assert_same_row(alone, 0, tree, 3)
+  alone = tiny.play("distinct", tiny.problems[3:4], tiny.seeds[3:4])
+  assert_same_row(tiny.stacked(alone), 0, tree, 3)
 
 
 def test_greedy_is_the_most_likely_token_each_time(tiny):
