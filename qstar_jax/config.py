@@ -114,6 +114,7 @@ class SearchConfig:
     path_cost: of A*, what g is made of.
     heuristic: of Q*, V of a line or of its best candidate.
     heuristic_weight: lambda in f = g + lambda h.
+    guidance: beta of value-guided decoding, log pi + beta (Q - V).
     prune_below: score of the candidates that depth-first search gives up.
     accept_above: score of the finished line that ends it.
     tot_scoring: what breadth-first Tree of Thoughts ranks a level by.
@@ -152,6 +153,7 @@ class SearchConfig:
   path_cost: Literal["prm", "depth"] = "prm"
   heuristic: Literal["value", "max_q"] = "value"
   heuristic_weight: float = 1.0
+  guidance: float = 4.0
   prune_below: float = 0.05
   accept_above: float = 0.95
   tot_scoring: Literal["value", "vote"] = "value"

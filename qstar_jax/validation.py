@@ -13,7 +13,7 @@ from typing import Any
 from qstar_jax.config import ExperimentConfig
 from qstar_jax.domains import make_domain
 from qstar_jax.errors import UserError
-from qstar_jax.search.searchers import SEARCHERS
+from qstar_jax.search.searchers import SEARCHERS, is_by_token
 
 _DEFAULTS = ExperimentConfig()
 
@@ -82,6 +82,7 @@ BOUNDS: Mapping[str, Bound] = {
   "search.horizon": _COUNT,
   "search.num_rollouts": _COUNT,
   "search.heuristic_weight": _COUNT_OR_NONE,
+  "search.guidance": _COUNT_OR_NONE,
   "search.prune_below": _SHARE,
   "search.accept_above": _SHARE,
   "search.puct_init": _COUNT_OR_NONE,
@@ -181,6 +182,15 @@ RELATIONS = (
     "above 1 + search.fast_simulations = {c.search.fast_simulations}, or fast "
     "moves become policy targets",
     lambda c: f"use {c.search.fast_simulations + 2} or more",
+  ),
+  Relation(
+    ("search.searcher",),
+    lambda c: not is_by_token(c.search),
+    "a searcher over steps: over tokens there is nothing to learn a step from",
+    lambda c: (
+      "evaluate with it instead: qstar evaluate RUN --searcher "
+      f"{c.search.searcher}"
+    ),
   ),
   Relation(
     ("search.proposal", "search.searcher"),

@@ -1,5 +1,6 @@
 """A checkpoint-evaluation job: choose problems, play them, sum up."""
 
+import dataclasses
 import re
 import sys
 from collections.abc import Sequence
@@ -81,15 +82,16 @@ def read_searchers(
     searchers_lib.check_name(name)
     if bracket and not rest.endswith("]"):
       raise UserError(f"--searcher {entry}: the bracket is not closed; add ]")
-    overrides = ["--search.searcher", name]
+    overrides = []
     for option in filter(None, rest.removesuffix("]").split(",")):
       field, equals, value = option.partition("=")
       if not equals:
         raise UserError(f"--searcher {entry}: write {option}=VALUE")
       overrides += [f"--search.{field.strip().replace('_', '-')}", value]
-    found[entry] = configuration.override(
+    search = configuration.override(
       config, overrides, source=f"--searcher {entry}"
     ).search
+    found[entry] = dataclasses.replace(search, searcher=name)
   return found
 
 

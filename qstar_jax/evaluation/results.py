@@ -12,6 +12,7 @@ from etils import epath
 from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from qstar_jax.replay import files
 
@@ -124,8 +125,15 @@ def table(rows: Sequence[Row]) -> Table:
   """The rows as a person reads them."""
   view = Table(caption=_CAPTION, box=box.SIMPLE_HEAD, padding=(0, 0, 0, 1))
   for title in _COLUMNS:
-    justify = "left" if title == "searcher" else "right"
-    view.add_column(title, justify=justify, no_wrap=True)
+    is_name = title == "searcher"
+    view.add_column(
+      title,
+      justify="left" if is_name else "right",
+      # A name may be long: it has its options with it.
+      no_wrap=not is_name,
+      overflow="fold",
+    )
   for row in rows:
-    view.add_row(*(show(row) for show in _COLUMNS.values()))
+    # Text: a searcher may have options in brackets, which rich would obey.
+    view.add_row(*(Text(show(row)) for show in _COLUMNS.values()))
   return view

@@ -63,6 +63,8 @@ class TreeReading:
       )
     )
     self._ends = np.cumsum(record.length).reshape(record.length.shape)
+    # A step that is cut is never expanded, except where each token is a step.
+    self._by_token = not all(map(self._is_whole, self.child))
 
   def candidates(self, node: int) -> list[Edge]:
     """A node's candidates, by visits, then Q; node 0 is the problem."""
@@ -87,7 +89,7 @@ class TreeReading:
     record = self.record
     if record.legal[edge] == 0:
       return Fate("illegal", "illegal")
-    if not self._vocabulary.ends_step[self._tokens(edge)[-1]]:
+    if not self._by_token and not self._is_whole(edge):
       return Fate("truncated", "truncated")
     outcome, score = self._outcome(edge)
     if outcome != NOT_JUDGED:
@@ -99,6 +101,9 @@ class TreeReading:
     if edge in self.child:
       return Fate("expanded", "")
     return Fate("unexpanded", "not expanded")
+
+  def _is_whole(self, edge: Edge) -> bool:
+    return bool(self._vocabulary.ends_step[self._tokens(edge)[-1]])
 
   def _tokens(self, edge: Edge) -> list[int]:
     end = self._ends[edge]

@@ -1,11 +1,13 @@
 """Lines side by side, each going on from its own best candidate.
 
-`best_of_n`, `rejection`, `sample`, `greedy` and `dvts` are lanes: lane w of a
-tree is the leaf slot w of every round. Its line starts at the problem with an
-expansion of its own, and goes on at the candidate of best line score; when the
-line is finished or lost, the lane starts another, up to `num_lines` of a tree.
+`best_of_n`, `rejection`, `sample`, `greedy`, `dvts` and `value_guided` are
+lanes: lane w of a tree is the leaf slot w of every round. Its line starts at
+the problem with an expansion of its own, and goes on at the candidate of best
+score; when the line is finished or lost, the lane starts another, up to
+`num_lines` of a tree.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import chex
@@ -15,6 +17,9 @@ from qstar_jax.config import SearchConfig
 from qstar_jax.search import budget, lines
 from qstar_jax.search.searcher import Pick, Searcher
 from qstar_jax.search.tree import NONE, SearchTree
+
+# (tree, config) -> float32 [N, A] of one tree.
+ScoreFn = Callable[[SearchTree, SearchConfig], chex.Array]
 
 
 def num_nodes(config: SearchConfig, max_steps: int) -> int:
@@ -42,13 +47,15 @@ class _Lanes(NamedTuple):
   can_start: chex.Array
 
 
-def _lanes(tree: SearchTree, config: SearchConfig, max_steps: int) -> _Lanes:
+def _lanes(
+  tree: SearchTree, score_NA: chex.Array, config: SearchConfig, max_steps: int
+) -> _Lanes:
   num_lanes = config.leaves_per_round
   is_node_NW = (tree.depth != NONE).reshape(-1, num_lanes)
   age_NW = jnp.arange(tree.depth.size).reshape(-1, num_lanes)
   node_W = jnp.max(jnp.where(is_node_NW, age_NW, NONE), axis=0)
   count_WA = tree.count[node_W]
-  score_WA = jnp.where(count_WA > 0, lines.score(tree)[node_W], -jnp.inf)
+  score_WA = jnp.where(count_WA > 0, score_NA[node_W], -jnp.inf)
   candidate_W = jnp.argmax(score_WA, axis=-1).astype(jnp.int32)
   is_empty_W = ~jnp.any(tree.sampled[node_W] > 0, axis=-1)
   is_open_W = lines.is_frontier(tree)[node_W, candidate_W]
@@ -72,30 +79,29 @@ def _lanes(tree: SearchTree, config: SearchConfig, max_steps: int) -> _Lanes:
   return _Lanes(node_W, candidate_W, goes_on_W, needed_W, can_start)
 
 
-def is_searching(
-  tree: SearchTree, config: SearchConfig, max_steps: int
-) -> chex.Array:
-  """A line goes on, or can be started in a lane that is free."""
-  lanes = _lanes(tree, config, max_steps)
-  return ~tree.is_done & jnp.any(lanes.goes_on | lanes.can_start)
+def make_searcher(score_fn: ScoreFn) -> Searcher:
+  """The searcher whose lines go on at the candidate of best score."""
+
+  def is_searching(tree, config, max_steps):
+    # A line goes on, or can be started in a lane that is free.
+    lanes = _lanes(tree, score_fn(tree, config), config, max_steps)
+    return ~tree.is_done & jnp.any(lanes.goes_on | lanes.can_start)
+
+  def select(tree, slot, config, max_steps):
+    lanes = _lanes(tree, score_fn(tree, config), config, max_steps)
+    node, goes_on = lanes.node[slot], lanes.goes_on[slot]
+    edge = jnp.stack([node, lanes.candidate[slot]])
+    edge = jnp.where(goes_on, edge, NONE)
+    depth = jnp.where(goes_on, tree.depth[node] + 1, 0)
+    # What the other lanes' lines may take is theirs.
+    kept = jnp.sum(lanes.needed) - lanes.needed[slot]
+    kept += budget.tail_tokens(tree, max_steps - 1 - depth)
+    width = budget.affordable_width(tree, edge, kept)
+    return Pick(edge, jnp.where(goes_on | lanes.can_start, width, 0))
+
+  return Searcher(
+    num_nodes, lines.begin, is_searching, select, lines.settle, lines.commit
+  )
 
 
-def select(
-  tree: SearchTree, slot: chex.Array, config: SearchConfig, max_steps: int
-) -> Pick:
-  """The next expansion of the lane's line, or the first of a new one."""
-  lanes = _lanes(tree, config, max_steps)
-  node, goes_on = lanes.node[slot], lanes.goes_on[slot]
-  edge = jnp.stack([node, lanes.candidate[slot]])
-  edge = jnp.where(goes_on, edge, NONE)
-  depth = jnp.where(goes_on, tree.depth[node] + 1, 0)
-  # What the other lanes' lines may take is theirs.
-  kept = jnp.sum(lanes.needed) - lanes.needed[slot]
-  kept += budget.tail_tokens(tree, max_steps - 1 - depth)
-  width = budget.affordable_width(tree, edge, kept)
-  return Pick(edge, jnp.where(goes_on | lanes.can_start, width, 0))
-
-
-SEARCHER = Searcher(
-  num_nodes, lines.begin, is_searching, select, lines.settle, lines.commit
-)
+SEARCHER = make_searcher(lambda tree, config: lines.score(tree))

@@ -27,7 +27,12 @@ SEARCHERS = (
   "astar",
   "best_first",
   "mpc",
+  "value_guided",
+  "token_beam",
+  "token_astar",
 )
+# A step of their trees is a token.
+_TOKEN_SEARCHERS = frozenset(("value_guided", "token_beam", "token_astar"))
 
 
 def check_name(name: str) -> None:
@@ -77,6 +82,19 @@ def for_evaluation(
   )
 
 
+def is_by_token(config: SearchConfig) -> bool:
+  """True if a step of the search's trees is a token."""
+  return config.searcher in _TOKEN_SEARCHERS
+
+
+def limits(config: SearchConfig, text: TextConfig) -> TextConfig:
+  """Limits of lines in steps of the search's trees."""
+  if not is_by_token(config):
+    return text
+  max_tokens = text.max_steps * text.max_step_tokens
+  return dataclasses.replace(text, max_steps=max_tokens, max_step_tokens=1)
+
+
 def sized_for_budget(
   config: SearchConfig, token_budget: int, text: TextConfig
 ) -> SearchConfig:
@@ -93,6 +111,7 @@ def sized_for_budget(
   Returns:
     The search.
   """
+  text = limits(config, text)
   steps = token_budget // text.max_step_tokens
   width = max(min(config.num_candidates, math.isqrt(steps)), 1)
   per_level = steps // text.max_steps // (width + 1)

@@ -37,6 +37,7 @@ class SearchTree:
     count: int32 [B, N, A], the same, but 0 for what the search has pruned.
     log_prob: float32 [B, N, A], log pi, nats, temperature 1.
     proposal_log_prob: float32 [B, N, A], nats.
+    line_log_prob: float32 [B, N, A], log pi of the line up to the candidate.
     value: float32 [B, N, A], V.
     prm: float32 [B, N, A], R.
     ended: bool [B, N, A], the candidate finishes its line.
@@ -85,6 +86,7 @@ class SearchTree:
   count: chex.Array
   log_prob: chex.Array
   proposal_log_prob: chex.Array
+  line_log_prob: chex.Array
   value: chex.Array
   prm: chex.Array
   ended: chex.Array
@@ -158,6 +160,7 @@ def new_tree(
     count=zeros(),
     log_prob=zeros(jnp.float32),
     proposal_log_prob=zeros(jnp.float32),
+    line_log_prob=zeros(jnp.float32),
     value=zeros(jnp.float32),
     prm=zeros(jnp.float32),
     ended=zeros(bool),
@@ -342,12 +345,14 @@ def _new_candidates(
   line_score = jnp.where(is_failed, 0.0, line_score)
   utility = jnp.where(is_failed, 0.0, utility)
   utility = jnp.where(judgement.outcome >= 0, judgement.score, utility)
+  log_prob = jnp.sum(expansion.token_log_prob, axis=-1)
   return {
     "tokens": expansion.tokens,
     "length": jnp.where(is_used, expansion.length, 0),
     "sampled": sampled,
     "count": count,
-    "log_prob": jnp.sum(expansion.token_log_prob, axis=-1),
+    "log_prob": log_prob,
+    "line_log_prob": _log_prob_above(tree, node_W)[:, None] + log_prob,
     "proposal_log_prob": expansion.proposal_log_prob,
     "value": expansion.value,
     "prm": expansion.prm,
@@ -361,6 +366,12 @@ def _new_candidates(
     "score": judgement.score,
     "is_open": (count > 0) & ~is_terminal,
   }
+
+
+def _log_prob_above(tree: SearchTree, node_W: chex.Array) -> chex.Array:
+  """log pi of the lines up to nodes, [W] (one tree)."""
+  above = tree.line_log_prob[tree.parent[node_W], tree.candidate[node_W]]
+  return jnp.where(tree.parent[node_W] == NONE, 0.0, above)
 
 
 def _line_scores(

@@ -23,10 +23,14 @@ _REFUSED = StepCheck(is_legal=False, is_terminal=False)
 
 
 class _Line(NamedTuple):
-  """Steps up to a candidate, and whether all of them are legal."""
+  """Steps up to a candidate, and whether all of them are legal.
+
+  `rest` are tokens after them that make no step yet.
+  """
 
   steps: tuple[str, ...]
   is_legal: bool
+  rest: tuple[int, ...] = ()
 
 
 class LineJudge:
@@ -38,14 +42,24 @@ class LineJudge:
   `4 + 9 = ...`.
   """
 
-  def __init__(self, domain: Domain, problem: Problem, vocabulary: Vocabulary):
+  def __init__(
+    self,
+    domain: Domain,
+    problem: Problem,
+    vocabulary: Vocabulary,
+    *,
+    by_token: bool = False,
+  ):
     """Starts with nothing but the problem.
 
     Args:
       domain: the rules.
       problem: that is searched.
       vocabulary: that the tree's tokens are in.
+      by_token: candidates are parts of steps: a step is complete, and checked,
+        at its delimiter.
     """
+    self._by_token = by_token
     self._domain = domain
     self._problem = problem
     self._vocabulary = vocabulary
@@ -54,7 +68,11 @@ class LineJudge:
 
   def line(self, candidate: int) -> tuple[str, ...]:
     """The steps up to and with a candidate index; () for `PROBLEM`."""
-    return self._lines[candidate].steps
+    line = self._lines[candidate]
+    return (*line.steps, self._cut(line.rest)) if line.rest else line.steps
+
+  def _cut(self, tokens: Sequence[int]) -> str:
+    return self._vocabulary.decode_step(list(tokens))[0] + _CUT
 
   def check(
     self, leaf: int, candidate: int, tokens: Sequence[int]
@@ -70,10 +88,13 @@ class LineJudge:
       The check, and the verdict on its line if that ends here.
     """
     above = self._lines[leaf]
+    tokens = (*above.rest, *tokens)
+    is_whole = self._vocabulary.ends_step[tokens[-1]]
+    if self._by_token and not is_whole:
+      self._lines[candidate] = above._replace(rest=tokens)
+      return StepCheck(above.is_legal, is_terminal=False), None
     text, ended = self._vocabulary.decode_step(list(tokens))
-    if not self._vocabulary.ends_step[tokens[-1]]:
-      text += _CUT
-    steps = (*above.steps, text)
+    steps = (*above.steps, text if is_whole else self._cut(tokens))
     check = _REFUSED
     if above.is_legal:
       check = self._domain.check_step(self._problem, above.steps, text)

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from qstar_jax.config import ModelConfig, SearchConfig, TextConfig
 from qstar_jax.errors import UserError
 from qstar_jax.records import Domain, Problem
-from qstar_jax.search import budget
+from qstar_jax.search import budget, searchers
 from qstar_jax.search import tree as tree_lib
 from qstar_jax.search.driver import SearchState
 from qstar_jax.search.expand import unjudged
@@ -118,8 +118,10 @@ class Player:
     """
     self._domain = domain
     self._vocabulary = vocabulary
-    self._text = text
+    self._text = text = searchers.limits(search, text)
     self._search = search
+    # Of a token searcher every token is a whole step.
+    self._by_token = searchers.is_by_token(search)
     self.num_trees = num_trees
     self.usage = Usage()
     self._num_shards = mesh.shape["data"]
@@ -128,7 +130,7 @@ class Player:
     self._group_size = -(-self._shard_size // _REFILL_FRACTION)
     expand_fn = make_expand_fn(
       graphdef,
-      ends_step=vocabulary.ends_step,
+      ends_step=vocabulary.ends_step | self._by_token,
       end_token=vocabulary.eos_id,
       temperature=search.temperature,
       proposal=search.proposal,
@@ -277,7 +279,9 @@ class Player:
     jobs = list(itertools.islice(queue, len(free)))
     rows = dict(zip(free, jobs, strict=False))
     for row, (index, job) in rows.items():
-      judge = LineJudge(self._domain, job.problem, self._vocabulary)
+      judge = LineJudge(
+        self._domain, job.problem, self._vocabulary, by_token=self._by_token
+      )
       seats[row] = _Seat(index, job.problem, judge)
     for group in self._groups(list(rows)):
       new = [rows[row][1] if row is not None else None for row in group]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from qstar_jax.config import SearchConfig
-from qstar_jax.records import Domain, TreeRecord, Verdict
+from qstar_jax.records import NOT_JUDGED, Domain, TreeRecord, Verdict
 from qstar_jax.search import searchers, values
 from qstar_jax.search.tree import NONE, SearchTree
 from qstar_jax.selfplay.player import Played
@@ -78,8 +78,11 @@ def priorities(played: Played, search: SearchConfig) -> np.ndarray | None:
   priority_fn = searchers.load(search).priority
   if priority_fn is None:
     return None
-  priority_NA = np.asarray(priority_fn(played.tree, search))
-  return priority_NA[played.tree.depth != NONE]
+  tree = played.tree
+  if search.terminal_value == "value":  # Verdicts came when it was over.
+    tree = tree.replace(outcome=np.full_like(tree.outcome, NOT_JUDGED))
+  priority_NA = np.asarray(priority_fn(tree, search))
+  return priority_NA[tree.depth != NONE]
 
 
 class FinishedLine(NamedTuple):

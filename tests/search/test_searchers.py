@@ -71,6 +71,8 @@ def test_what_is_spent_grows_with_the_budget(name):
   ]
   if name in ("greedy", "sample"):
     assert used[0] == used[2]
+  elif name == "value_guided":  # One line, of all candidates if it can.
+    assert used[0] < used[1] <= used[2]
   else:
     assert used[0] < used[1] < used[2]
 
@@ -187,12 +189,17 @@ def test_depth_first_thoughts_go_back():
   num_back = 0
   for b in range(NUM_TREES):
     world = PlainWorld(b)
-    expanded = []
+    expanded, pruned, finished = [], [], []
 
-    def visit(line, world=world, expanded=expanded):
+    def visit(line, world=world, lists=(expanded, pruned, finished)):
       """True once a good line is found."""
+      expanded, pruned, finished = lists
       expanded.append(line)
       children = world.children(line)
+      finished += filter(world.is_finished, children)
+      pruned += [
+        c for c in children if not world.is_terminal(c) and world.value(c) < 0.3
+      ]
       if any(world.is_finished(c) and world.value(c) >= 0.9 for c in children):
         return True
       open_ = [
@@ -204,6 +211,9 @@ def test_depth_first_thoughts_go_back():
       return any(visit(c) for c in open_)
 
     visit(())
+    while pruned and not finished:
+      pruned.sort(key=world.value)
+      visit(pruned.pop())
     assert expanded_paths(tree, b) == expanded
     depths = [len(line) for line in expanded]
     num_back += sum(np.diff(depths) < 1)

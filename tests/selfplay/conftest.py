@@ -34,6 +34,14 @@ SEARCHES = {
   ),
   "distinct": dataclasses.replace(SEARCH, proposal="stochastic_beam"),
   "greedy": searchers.for_evaluation(SEARCH, "greedy"),
+  "unguided": searchers.for_evaluation(
+    dataclasses.replace(SEARCH, num_candidates=3, guidance=0.0), "value_guided"
+  ),
+  "token_beam": searchers.for_evaluation(
+    dataclasses.replace(SEARCH, beam_width=3, heuristic_weight=0.0),
+    "token_beam",
+  ),
+  "token_astar": searchers.for_evaluation(SEARCH, "token_astar"),
 }
 NUM_TREES = 8
 

@@ -8,6 +8,7 @@ import types
 from rich.console import Console
 
 from qstar_jax.domains.countdown import Countdown
+from qstar_jax.evaluation.opened import Solved
 from qstar_jax.records import Outcome, Verdict
 from qstar_jax.replay import ReplayReader
 from qstar_jax.selfplay import plays
@@ -73,7 +74,7 @@ def test_the_first_solved_problem_is_the_example(
       verdict = Verdict(outcome, float(outcome == Outcome.CORRECT), "no")
       steps = ("6 * 7 = 42",)
       result = plays.PlayResult(steps, verdict, 1.0, 1.0, 1, 1)
-      yield result, reader[i]
+      yield Solved(result, reader[i], None)
     raise AssertionError("One example is enough.")
 
   opened = types.SimpleNamespace(

@@ -12,6 +12,7 @@ budget of tokens narrows the beam and its candidates instead of cutting it off.
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import chex
 import jax.numpy as jnp
@@ -20,6 +21,11 @@ from qstar_jax.config import SearchConfig
 from qstar_jax.search import budget, lines
 from qstar_jax.search.searcher import Pick, Searcher, best_edge
 from qstar_jax.search.tree import NONE, SearchTree
+
+# (tree, config) -> float32 [N, A] of one tree: what a level is ranked by.
+ScoreFn = Callable[[SearchTree, SearchConfig], chex.Array]
+# (tree, config) -> tree.
+CommitFn = Callable[[SearchTree, SearchConfig], SearchTree]
 
 
 def num_nodes(config: SearchConfig, max_steps: int) -> int:
@@ -76,38 +82,27 @@ def level_width(
   return jnp.where(slot > 0, width, jnp.maximum(width, at_least))
 
 
-def select_by(
-  score_NA: chex.Array,
-  tree: SearchTree,
-  slot: chex.Array,
-  config: SearchConfig,
-  max_steps: int,
-) -> Pick:
-  """The next line of the beam by given scores."""
-  edge, is_kept = _best(tree, score_NA, config, max_steps)
-  is_start = tree.root_node == NONE
-  edge = jnp.where(is_start, NONE, edge)
-  width = level_width(tree, edge, slot, max_steps)
-  return Pick(edge, jnp.where(is_start | is_kept, width, 0))
+def make_searcher(score_fn: ScoreFn, commit_fn: CommitFn) -> Searcher:
+  """A searcher that ranks every level by a score."""
+
+  def select(tree, slot, config, max_steps):
+    score_NA = score_fn(tree, config)
+    edge, is_kept = _best(tree, score_NA, config, max_steps)
+    is_start = tree.root_node == NONE
+    edge = jnp.where(is_start, NONE, edge)
+    width = level_width(tree, edge, slot, max_steps)
+    return Pick(edge, jnp.where(is_start | is_kept, width, 0))
+
+  def is_searching(tree, config, max_steps):
+    # The first line of the level's beam can be expanded.
+    return ~tree.is_done & (select(tree, 0, config, max_steps).width > 0)
+
+  return Searcher(
+    num_nodes, lines.begin, is_searching, select, lines.settle, commit_fn
+  )
 
 
-def select(
-  tree: SearchTree, slot: chex.Array, config: SearchConfig, max_steps: int
-) -> Pick:
-  """The next line of the beam."""
-  return select_by(lines.score(tree), tree, slot, config, max_steps)
-
-
-def is_searching(
-  tree: SearchTree, config: SearchConfig, max_steps: int
-) -> chex.Array:
-  """The first line of the level's beam can be expanded."""
-  return ~tree.is_done & (select(tree, 0, config, max_steps).width > 0)
-
-
-SEARCHER = Searcher(
-  num_nodes, lines.begin, is_searching, select, lines.settle, lines.commit
-)
+SEARCHER = make_searcher(lambda tree, config: lines.score(tree), lines.commit)
 
 
 def for_evaluation(config: SearchConfig) -> SearchConfig:

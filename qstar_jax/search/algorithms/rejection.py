@@ -20,7 +20,7 @@ def is_searching(
 ) -> chex.Array:
   """No line has been accepted yet."""
   is_accepted = lines.is_finished(tree) & (tree.score == 1)
-  goes_on = lanes.is_searching(tree, config, max_steps)
+  goes_on = lanes.SEARCHER.is_searching(tree, config, max_steps)
   return goes_on & ~jnp.any(is_accepted)
 
 

@@ -16,28 +16,17 @@ import chex
 from qstar_jax.config import SearchConfig
 from qstar_jax.search import lines
 from qstar_jax.search.algorithms import beam
-from qstar_jax.search.searcher import Pick, Searcher
 from qstar_jax.search.tree import SearchTree
 
 
-def select(
-  tree: SearchTree, slot: chex.Array, config: SearchConfig, max_steps: int
-) -> Pick:
-  """The next of the level's best."""
+def rank(tree: SearchTree, config: SearchConfig) -> chex.Array:
+  """Line scores, or votes; float32 [N, A]."""
   if config.tot_scoring == "value":
-    return beam.select(tree, slot, config, max_steps)
-  votes = tree.sampled.astype("float32")
-  return beam.select_by(votes, tree, slot, config, max_steps)
+    return lines.score(tree)
+  return tree.sampled.astype("float32")
 
 
-def is_searching(tree, config, max_steps):
-  """The first of the level's best can be expanded."""
-  return ~tree.is_done & (select(tree, 0, config, max_steps).width > 0)
-
-
-SEARCHER = Searcher(
-  beam.num_nodes, lines.begin, is_searching, select, lines.settle, lines.commit
-)
+SEARCHER = beam.make_searcher(rank, lines.commit)
 
 
 def for_evaluation(config: SearchConfig) -> SearchConfig:

@@ -3,9 +3,11 @@
 The best candidate of the newest node is expanded; candidates below
 `prune_below` are given up, and where none is left the search goes back to the
 newest node that has one. It stops at the first finished line of score
-`accept_above` or more, and commits the best finished line.
+`accept_above` or more, or when nothing is left, and commits the best finished
+line.
 
-Deviations: scores are those of the network (`utility`, `aggregate`), not
+Deviations: while no line has finished, what was given up is expanded after all,
+the best first; scores are those of the network (`utility`, `aggregate`), not
 answers of a prompted language model; W leaves may be expanded at once, W - 1 of
 them before it is known that the first leads nowhere.
 """
@@ -25,16 +27,19 @@ def priority(tree: SearchTree, config: SearchConfig) -> chex.Array:
   # A score of 1 must not reach the next node.
   key_NA = age_N[:, None] + 0.5 * score_NA
   is_pruned = score_NA < config.prune_below
-  return jnp.where(
-    lines.is_finished(tree), score_NA, jnp.where(is_pruned, -jnp.inf, key_NA)
-  )
+  # What is pruned comes after all else.
+  key_NA = jnp.where(is_pruned, score_NA - 1.0, key_NA)
+  return jnp.where(lines.is_finished(tree), score_NA, key_NA)
 
 
 def is_over(
   tree: SearchTree, priority_NA: chex.Array, config: SearchConfig
 ) -> chex.Array:
-  """A finished line is good enough."""
-  return frontier.best_finished(tree, priority_NA) >= config.accept_above
+  """A finished line is good enough, or the best there will be."""
+  best = frontier.best_finished(tree, priority_NA)
+  is_left = lines.is_frontier(tree) & (priority_NA >= 0)
+  has_ended = (best >= 0) & ~jnp.any(is_left)
+  return (best >= config.accept_above) | has_ended
 
 
 SEARCHER = frontier.make_searcher(priority, is_over)
