@@ -128,3 +128,44 @@ def test_without_truth_or_budget_it_does_not(problems):
   config = dataclasses.replace(ENUMERATING, num_simulations=2)
   tree = play(roots, states, False, config)
   assert is_solved(tree).sum() < solvable.sum()
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def play_knowing_nothing(roots_B, config):
+  """Whole plays where V and the PRM say the same of everything."""
+
+  def overrides(states_BWA, expansion):
+    constant = jnp.full_like(expansion.value, 0.5)
+    return expansion._replace(value=constant, prm=constant)
+
+  expand_fn = testing.make_hash_expand_fn(
+    config.num_candidates, end_probability=0.4, overrides=overrides
+  )
+  state = testing.new_state(roots_B, config, max_steps=3)
+  state = driver.play(None, state, expand_fn, config, max_steps=3)
+  return state.tree, state.store[1]
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    *("sample", "best_of_n", "dvts", "beam", "tot_bfs", "tot_dfs", "astar"),
+    *("best_first", "mpc", "gumbel", "puct", "token_beam", "token_astar"),
+  ],
+)
+def test_without_a_judgement_no_search_is_better_than_sampling(name):
+  """Right is what a hash says: of the finished lines a share of 0.3."""
+  config = for_evaluation(
+    SearchConfig(num_candidates=3, num_simulations=6, num_lines=4), name
+  )
+  roots_B = jnp.arange(5000, 6500, dtype=jnp.uint32)
+  tree, states_NBA = play_knowing_nothing(roots_B, config)
+  row_B = jnp.arange(roots_B.size)
+  edge = (row_B, tree.root_parent, tree.root_candidate)
+  state_B = states_NBA[tree.root_parent, row_B, tree.root_candidate]
+  is_right_B = np.asarray(testing.unit(state_B, 9) < 0.3)
+  is_finished_B = np.asarray(tree.ended[edge])
+  assert is_finished_B.sum() > 500
+  rate = is_right_B[is_finished_B].mean()
+  error = np.sqrt(0.3 * 0.7 / is_finished_B.sum())
+  assert abs(rate - 0.3) < 4 * error
