@@ -69,10 +69,12 @@ class LineJudge:
   def line(self, candidate: int) -> tuple[str, ...]:
     """The steps up to and with a candidate index; () for `PROBLEM`."""
     line = self._lines[candidate]
-    return (*line.steps, self._cut(line.rest)) if line.rest else line.steps
-
-  def _cut(self, tokens: Sequence[int]) -> str:
-    return self._vocabulary.decode_step(list(tokens))[0] + _CUT
+    if not line.rest:
+      return line.steps
+    return (
+      *line.steps,
+      self._vocabulary.decode_step(list(line.rest))[0] + _CUT,
+    )
 
   def check(
     self, leaf: int, candidate: int, tokens: Sequence[int]
@@ -94,7 +96,9 @@ class LineJudge:
       self._lines[candidate] = above._replace(rest=tokens)
       return StepCheck(above.is_legal, is_terminal=False), None
     text, ended = self._vocabulary.decode_step(list(tokens))
-    steps = (*above.steps, text if is_whole else self._cut(tokens))
+    if not is_whole:
+      text += _CUT
+    steps = (*above.steps, text)
     check = _REFUSED
     if above.is_legal:
       check = self._domain.check_step(self._problem, above.steps, text)
