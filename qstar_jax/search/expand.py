@@ -68,12 +68,15 @@ class Judgement(NamedTuple):
       says so.
     outcome: int8 [B, W, A], `records.Outcome` of a finished line, else -1.
     score: float32 [B, W, A] in [0, 1], where outcome is set.
+    state: int32 [B, W, A], from 0, equal where the lines of one tree go on from
+      the same state; -1 where that is not known, or the line does not go on.
   """
 
   legal: np.ndarray
   finished: np.ndarray
   outcome: np.ndarray
   score: np.ndarray
+  state: np.ndarray
 
 
 def unjudged(expansion: Expansion) -> Judgement:
@@ -84,4 +87,5 @@ def unjudged(expansion: Expansion) -> Judgement:
     finished=count < 0,
     outcome=(count * 0 - 1).astype("int8"),
     score=(count * 0).astype("float32"),
+    state=(count * 0 - 1).astype("int32"),
   )

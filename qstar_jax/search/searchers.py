@@ -73,7 +73,9 @@ def for_evaluation(
   config = _module(searcher).for_evaluation(config)
   asks_verifier = config.terminal_value == "outcome"
   return dataclasses.replace(
-    config, prune_illegal=config.prune_illegal and asks_verifier
+    config,
+    prune_illegal=config.prune_illegal and asks_verifier,
+    share_statistics=config.share_statistics and asks_verifier,
   )
 
 

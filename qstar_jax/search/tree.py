@@ -50,6 +50,8 @@ class SearchTree:
     legal: int8 [B, N, A], see `Judgement`.
     outcome: int8 [B, N, A], see `Judgement`.
     score: float32 [B, N, A], see `Judgement`.
+    state: int32 [B, N, A], see `Judgement`; NONE of what is no candidate, and
+      unless statistics are shared.
     child: int32 [B, N, A], node that expands the candidate, or NONE.
     visits: int32 [B, N, A], expansions backed up at or below the candidate.
     pending: int32 [B, N, A], those selected and not backed up yet.
@@ -95,6 +97,7 @@ class SearchTree:
   legal: chex.Array
   outcome: chex.Array
   score: chex.Array
+  state: chex.Array
   child: chex.Array
   visits: chex.Array
   pending: chex.Array
@@ -168,6 +171,7 @@ def new_tree(
     legal=jnp.full(per_candidate, -1, jnp.int8),
     outcome=jnp.full(per_candidate, -1, jnp.int8),
     score=zeros(jnp.float32),
+    state=full(per_candidate, NONE),
     child=full(per_candidate, NONE),
     visits=zeros(),
     pending=zeros(),
@@ -342,7 +346,10 @@ def _new_candidates(
   line_score = jnp.where(is_failed, 0.0, line_score)
   utility = jnp.where(is_failed, 0.0, utility)
   utility = jnp.where(judgement.outcome >= 0, judgement.score, utility)
-  return {
+  shared = {}
+  if config.share_statistics:
+    shared["state"] = jnp.where(count > 0, judgement.state, NONE)
+  return shared | {
     "tokens": expansion.tokens,
     "length": jnp.where(is_used, expansion.length, 0),
     "sampled": sampled,

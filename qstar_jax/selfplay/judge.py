@@ -51,10 +51,24 @@ class LineJudge:
     self._vocabulary = vocabulary
     # By candidate index.
     self._lines = {PROBLEM: _Line((), is_legal=True)}
+    # By length of the line and key of the state.
+    self._states: dict[tuple[int, str], int] = {}
 
   def line(self, candidate: int) -> tuple[str, ...]:
     """The steps up to and with a candidate index; () for `PROBLEM`."""
     return self._lines[candidate].steps
+
+  def state(self, candidate: int) -> int:
+    """A number for the state after a legal, unfinished line; NONE if unnamed.
+
+    It is equal for lines of one length that reach the same state: lines of
+    different lengths have different numbers of steps left.
+    """
+    steps = self.line(candidate)
+    key = self._domain.state_key(self._problem, steps)
+    if key is None:
+      return NONE
+    return self._states.setdefault((len(steps), key), len(self._states))
 
   def check(
     self, leaf: int, candidate: int, tokens: Sequence[int]
@@ -88,6 +102,8 @@ def judge_round(
   leaf_BW: np.ndarray,
   node_B: np.ndarray,
   expansion: Expansion,
+  *,
+  names_states: bool = False,
 ) -> Judgement:
   """Judges the candidates of one round; arrays on the host.
 
@@ -96,6 +112,7 @@ def judge_round(
     leaf_BW: what was expanded, see `search.expand`, by the trees' own nodes.
     node_B: first of the W nodes that each tree has made.
     expansion: the candidates.
+    names_states: fills in `state`; the domain needs `state_key`.
 
   Returns:
     The judgement.
@@ -106,6 +123,7 @@ def judge_round(
     finished=np.zeros(shape, bool),
     outcome=np.full(shape, NOT_JUDGED, np.int8),
     score=np.zeros(shape, np.float32),
+    state=np.full(shape, NONE, np.int32),
   )
   is_judged_B = np.array([judge is not None for judge in judges])
   is_leaf_BW = is_judged_B[:, None] & (leaf_BW != NOTHING)
@@ -118,6 +136,8 @@ def judge_round(
     if verdict:
       judgement.outcome[b, w, a] = verdict.outcome
       judgement.score[b, w, a] = verdict.score
+    elif names_states and check.is_legal:
+      judgement.state[b, w, a] = judges[b].state(index)
   return judgement
 
 

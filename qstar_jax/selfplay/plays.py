@@ -3,6 +3,9 @@
 import dataclasses
 from typing import NamedTuple
 
+import chex
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from qstar_jax.config import SearchConfig
@@ -114,6 +117,19 @@ def finished_lines(domain: Domain, played: Played) -> list[FinishedLine]:
   return found
 
 
+@jax.jit
+def _shared_q_values(tree: SearchTree) -> chex.Array:
+  nodes = jnp.arange(tree.depth.size)
+  return jax.vmap(values.shared_q_values, in_axes=(None, 0))(tree, nodes)
+
+
+def _q_values(tree: SearchTree, search: SearchConfig) -> np.ndarray:
+  """Q of all candidates, [N, A], as the search had it."""
+  if search.share_statistics:
+    return np.asarray(_shared_q_values(tree))
+  return values.q_values(tree)
+
+
 def to_record(
   domain: Domain,
   played: Played,
@@ -121,11 +137,10 @@ def to_record(
   actor_id: int,
   sequence: int,
   params_version: int,
-  terminal_value: str,
-  temperature: float,
+  search: SearchConfig,
   prompt_tokens: list[int],
 ) -> TreeRecord:
-  """The record of one play; see `TreeRecord` for the arguments."""
+  """The record of one play by `search`; see `TreeRecord` for the others."""
   tree, problem = played.tree, played.problem
   nodes = np.flatnonzero(tree.depth != NONE)
   # Holes go: `position[node]` is a node's row in the record, and its last
@@ -149,8 +164,8 @@ def to_record(
     actor_id=actor_id,
     sequence=sequence,
     params_version=params_version,
-    terminal_value=terminal_value,
-    temperature=temperature,
+    terminal_value=search.terminal_value,
+    temperature=search.temperature,
     prompt_tokens=np.asarray(prompt_tokens, np.int32),
     node_parent=position[tree.parent[nodes]],
     node_candidate=np.asarray(tree.candidate[nodes], np.int32),
@@ -164,7 +179,7 @@ def to_record(
     prm=of_candidates(tree.prm, np.float32),
     ended=of_candidates(tree.ended, bool),
     visits=of_candidates(tree.visits, np.int32),
-    q=of_candidates(values.q_values(tree), np.float32),
+    q=of_candidates(_q_values(tree, search), np.float32),
     legal=of_candidates(tree.legal, np.int8),
     outcome=of_candidates(tree.outcome, np.int8),
     score=of_candidates(tree.score, np.float32),
