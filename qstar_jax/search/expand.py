@@ -42,7 +42,9 @@ class Expansion(NamedTuple):
   count: chex.Array
 
 
-# What a search hands through to its expand function and never looks into.
+# What a search hands through to its expand function and never looks into. For
+# compaction it has a method: store.move_blocks(source_BN) is the store in which
+# block n of tree b is what source_BN[b, n] was, a permutation for each tree.
 Store = Any
 
 # (params, rng_key_B, store, leaf_BW, width_BW, block) -> (Expansion, store).

@@ -53,6 +53,8 @@ def for_evaluation(
 ) -> SearchConfig:
   """A search as it is evaluated: no exploration, no verifier unless asked.
 
+  Its trees stay whole: all lines are counted.
+
   Args:
     config: widths, budget and temperature to start from.
     searcher: a name in `SEARCHERS`.
@@ -69,6 +71,7 @@ def for_evaluation(
     searcher=searcher,
     terminal_value=terminal_value,
     full_search_share=1.0,
+    compact=False,
   )
   config = _module(searcher).for_evaluation(config)
   asks_verifier = config.terminal_value == "outcome"

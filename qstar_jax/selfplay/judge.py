@@ -13,7 +13,7 @@ from qstar_jax.records import (
   Verdict,
 )
 from qstar_jax.search.expand import NOTHING, PROBLEM, Expansion, Judgement
-from qstar_jax.search.tree import NONE, SearchTree
+from qstar_jax.search.tree import NONE, SearchTree, line_index
 from qstar_jax.text.vocabulary import Vocabulary
 
 # Stands behind a step that has no delimiter: no domain's step ends like this.
@@ -77,7 +77,7 @@ class LineJudge:
 
     Args:
       leaf: index of the candidate that it follows, or `PROBLEM`.
-      candidate: its own index, node * A + a.
+      candidate: its own index, see `tree.line_index`.
       tokens: of the step, at least one.
 
     Returns:
@@ -109,8 +109,8 @@ def judge_round(
 
   Args:
     judges: one per tree; None where there is nothing to judge.
-    leaf_BW: what was expanded, see `search.expand`, by the trees' own nodes.
-    node_B: first of the W nodes that each tree has made.
+    leaf_BW: what was expanded: `tree.line_index`, `PROBLEM` or `NOTHING`.
+    node_B: serial number of the first of the W nodes that each tree has made.
     expansion: the candidates.
     names_states: fills in `state`; the domain needs `state_key`.
 
@@ -151,7 +151,6 @@ def judge_afterwards(judge: LineJudge, tree: SearchTree) -> SearchTree:
   Returns:
     The tree with `legal`, `outcome` and `score` as the judge says.
   """
-  num_candidates = tree.count.shape[1]
   legal = np.full_like(tree.legal, -1)
   outcome = np.full_like(tree.outcome, NOT_JUDGED)
   score = np.zeros_like(tree.score)
@@ -159,9 +158,9 @@ def judge_afterwards(judge: LineJudge, tree: SearchTree) -> SearchTree:
     above = int(tree.parent[node])
     leaf = PROBLEM
     if above != NONE:
-      leaf = above * num_candidates + int(tree.candidate[node])
+      leaf = int(line_index(tree, above, tree.candidate[node]))
     tokens = tree.tokens[node, a, : tree.length[node, a]]
-    index = int(node) * num_candidates + int(a)
+    index = int(line_index(tree, node, a))
     check, verdict = judge.check(leaf, index, tokens.tolist())
     legal[node, a] = check.is_legal
     if verdict:

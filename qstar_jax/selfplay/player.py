@@ -236,7 +236,7 @@ class Player:
       yield True
       if not is_last_turn and asks_judge:
         judges = [seat and seat.judge for seat in seats]
-        on_host = jax.device_get((leaf_BW, state.tree.num_nodes, expansion))
+        on_host = jax.device_get((leaf_BW, state.tree.num_made, expansion))
         judgement = judge_round(
           judges, *on_host, names_states=self._search.share_statistics
         )

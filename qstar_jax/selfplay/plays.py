@@ -11,7 +11,7 @@ import numpy as np
 from qstar_jax.config import SearchConfig
 from qstar_jax.records import Domain, TreeRecord, Verdict
 from qstar_jax.search import searchers, values
-from qstar_jax.search.tree import NONE, SearchTree
+from qstar_jax.search.tree import NONE, SearchTree, line_index
 from qstar_jax.selfplay.player import Played
 
 
@@ -51,8 +51,7 @@ def committed_edges(tree: SearchTree) -> list[tuple[int, int]]:
 def committed_steps(played: Played) -> tuple[str, ...]:
   """Texts of the committed line."""
   node, candidate = committed_edges(played.tree)[-1]
-  num_candidates = played.tree.count.shape[1]
-  return played.judge.line(node * num_candidates + candidate)
+  return played.judge.line(int(line_index(played.tree, node, candidate)))
 
 
 def result(domain: Domain, played: Played) -> PlayResult:
@@ -102,11 +101,10 @@ class FinishedLine(NamedTuple):
 def finished_lines(domain: Domain, played: Played) -> list[FinishedLine]:
   """All lines of a tree that the verifier has judged."""
   tree = played.tree
-  num_candidates = tree.count.shape[1]
   is_finished = (tree.sampled > 0) & (tree.outcome >= 0)
   found = []
   for node, a in np.argwhere(is_finished):
-    steps = played.judge.line(int(node) * num_candidates + int(a))
+    steps = played.judge.line(int(line_index(tree, node, a)))
     found.append(
       FinishedLine(
         domain.answer(played.problem, steps),
