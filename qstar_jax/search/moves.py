@@ -34,7 +34,7 @@ class Rules(NamedTuple):
 
 
 # Moves that there is room for beside the committed line, where what is left
-# behind is given up: what a move keeps is seldom more than two have made.
+# behind is given up: a move may keep what two have made, and do all of its own.
 _ROOM_MOVES = 3
 
 

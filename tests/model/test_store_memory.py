@@ -15,6 +15,30 @@ from qstar_jax.selfplay.network_expand import make_expand_fn
 B, A, T, P, D, V = 4, 3, 5, 6, 4, 23
 
 
+def new_state(model, num_nodes, max_steps):
+  """A state of which only the shapes are looked at."""
+  return driver.SearchState(
+    tree=tree_lib.new_tree(
+      num_nodes=num_nodes,
+      num_candidates=A,
+      max_step_tokens=T,
+      problem_value_B=jnp.zeros((B,)),
+      prompt_length_B=jnp.full((B,), P),
+    ),
+    store=step_cache.empty_store(
+      model,
+      num_trees=B,
+      num_blocks=num_nodes,
+      num_candidates=A,
+      max_prompt_tokens=P,
+      max_step_tokens=T,
+      max_steps=max_steps,
+    ),
+    round=jnp.zeros((B,), jnp.int32),
+    rng_key=jax.random.split(jax.random.key(0), B),
+  )
+
+
 def compiled_memory(
   search_fn,
   num_nodes=None,
@@ -47,29 +71,7 @@ def compiled_memory(
     graphdef, ends_step=np.arange(V) == 1, end_token=1, temperature=1.0
   )
 
-  def state():
-    return driver.SearchState(
-      tree=tree_lib.new_tree(
-        num_nodes=num_nodes,
-        num_candidates=A,
-        max_step_tokens=T,
-        problem_value_B=jnp.zeros((B,)),
-        prompt_length_B=jnp.full((B,), P),
-      ),
-      store=step_cache.empty_store(
-        model,
-        num_trees=B,
-        num_blocks=num_nodes,
-        num_candidates=A,
-        max_prompt_tokens=P,
-        max_step_tokens=T,
-        max_steps=max_steps,
-      ),
-      round=jnp.zeros((B,), jnp.int32),
-      rng_key=jax.random.split(jax.random.key(0), B),
-    )
-
-  shapes = jax.eval_shape(state)
+  shapes = jax.eval_shape(lambda: new_state(model, num_nodes, max_steps))
   program = jax.jit(
     lambda params, state: search_fn(
       params, state, expand_fn, config, max_steps

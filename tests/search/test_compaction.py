@@ -145,9 +145,8 @@ def test_a_tree_that_has_no_room_searches_less(searches, leaves_per_round):
     illegal=zeros,
     finished=zeros,
   )
-  rounds = list(searches.judged_play(roots, world, config, max_steps))
   num_slots, num_short = leaves_per_round, 0
-  for one in rounds:
+  for one in searches.judged_play(roots, world, config, max_steps):
     before, after = one.before, one.advanced
     goes_on = ~after.is_done
     room = after.depth.shape[1] - after.num_nodes
@@ -160,7 +159,7 @@ def test_a_tree_that_has_no_room_searches_less(searches, leaves_per_round):
       assert planned == left
       num_short += planned < 12
   assert num_short > 4
-  last = rounds[-1].advanced
+  last = one.advanced
   for row in range(NUM_TREES):
     check_tree(rows(last, row), roots[row])
   assert (last.num_dropped > 0).any()
