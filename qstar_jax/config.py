@@ -109,6 +109,12 @@ class SearchConfig:
       score, or by a vote of its finished lines; see `selfplay.votes`.
     terminal_value: `outcome` asks the verifier, `value` the network alone.
     prune_illegal: drop candidates that the domain refuses (needs `outcome`).
+    share_statistics: candidates of one tree that lead to the same state share
+      their values (needs `outcome`, and a domain with `state_key`); read by
+      `gumbel` and `puct`.
+    compact: give up what a committed step leaves behind, so that trees and step
+      cache need room for a few moves instead of a whole play; in self-play, of
+      `gumbel`, `puct` and `mpc`.
     horizon: steps that model-predictive control looks ahead.
     num_rollouts: of each of its candidates, at most num_candidates.
     path_cost: of A*, what g is made of.
@@ -148,6 +154,8 @@ class SearchConfig:
   )
   terminal_value: Literal["value", "outcome"] = "value"
   prune_illegal: bool = False
+  share_statistics: bool = False
+  compact: bool = False
   horizon: int = 2
   num_rollouts: int = 4
   path_cost: Literal["prm", "depth"] = "prm"

@@ -129,6 +129,13 @@ class Domain(Protocol):
   ) -> tuple[tuple[str, ...], int]:
     """A line that leaves legal `steps` with a mistake at the index returned."""
 
+  def state_key(self, problem: Problem, steps: tuple[str, ...]) -> str | None:
+    """The state after `steps` (legal, not finished), for shared statistics.
+
+    After lines of equal keys the same may follow, up to the names of things,
+    and is as good. None is a state like no other.
+    """
+
 
 @dataclasses.dataclass(frozen=True)
 class TreeRecord:

@@ -174,6 +174,26 @@ RELATIONS = (
     lambda c: "set one or the other",
   ),
   Relation(
+    (
+      "search.share_statistics",
+      "search.terminal_value",
+      "search.searcher",
+      "search.mctx_mode",
+    ),
+    lambda c: (
+      not c.search.share_statistics
+      or (
+        c.search.terminal_value == "outcome"
+        and c.search.searcher != "mpc"
+        and not c.search.mctx_mode
+      )
+    ),
+    "False unless search.terminal_value is outcome, since the judge names the "
+    "states, and where search.searcher is mpc or search.mctx_mode is set: they "
+    "define Q otherwise",
+    lambda c: "set one or the other",
+  ),
+  Relation(
     ("learner.min_visits", "search.fast_simulations"),
     lambda c: (
       c.search.full_search_share == 1

@@ -168,6 +168,20 @@ def test_a_field_of_the_wrong_type_is_not_judged_by_other_rules(tmp_path):
     ("domain: {options: {max_number: [1]}}", "domain.options is .*types int"),
     ("search: {prune_illegal: true}", "unless search.terminal_value is outc"),
     (
+      "search: {share_statistics: true}",
+      "share_statistics is True: must be False unless search.terminal_value",
+    ),
+    (
+      "search: {share_statistics: true, terminal_value: outcome, "
+      "mctx_mode: true}",
+      "share_statistics is True: .*or search.mctx_mode is set",
+    ),
+    (
+      "search: {share_statistics: true, terminal_value: outcome, "
+      "searcher: mpc}",
+      "share_statistics is True: .*where search.searcher is mpc",
+    ),
+    (
       "search: {proposal: stochastic_beam, searcher: mpc}",
       "sample where search.searcher is mpc",
     ),

@@ -141,6 +141,10 @@ class Arithmetic(StepDomain):
       state = self._advance(state, steps[-1])
     return problem, tuple(steps)
 
+  def state_key(self, problem: Problem, steps: tuple[str, ...]) -> str:
+    """What legal `steps` leave of the expression."""
+    return _write(self._replay(problem, steps))
+
   def _draw_tree(
     self, rng: np.random.Generator, num_operations: int
   ) -> Expression:

@@ -100,6 +100,10 @@ class NumberGame(StepDomain):
         return self._make_problem(numbers, int(reached)), tuple(steps)
     raise self._no_target()
 
+  def state_key(self, problem: Problem, steps: tuple[str, ...]) -> str:
+    """The numbers left after legal `steps`, in order of size."""
+    return spaced(sorted(self._replay(problem, steps).left))
+
   def _playable(self, state: State) -> list[Move]:
     """The moves that generated play may make."""
     moves = legal_moves(state)

@@ -87,7 +87,12 @@ def read_searchers(
       field, equals, value = option.partition("=")
       if not equals:
         raise UserError(f"--searcher {entry}: write {option}=VALUE")
-      overrides += [f"--search.{field.strip().replace('_', '-')}", value]
+      flag = field.strip().replace("_", "-")
+      # Booleans are flags without a value.
+      overrides += {
+        "true": [f"--search.{flag}"],
+        "false": [f"--search.no-{flag}"],
+      }.get(value, [f"--search.{flag}", value])
     search = configuration.override(
       config, overrides, source=f"--searcher {entry}"
     ).search

@@ -92,8 +92,7 @@ class Opened:
         actor_id=0,
         sequence=i,
         params_version=self.loaded.step,
-        terminal_value=search.terminal_value,
-        temperature=search.temperature,
+        search=search,
         prompt_tokens=self.loaded.vocabulary.encode_prompt(
           played.problem.prompt
         ),

@@ -15,7 +15,7 @@ block that its own tree did not write since the prompt: paths say what is read.
 A tree may therefore take another's place at any time.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import chex
 import jax
@@ -66,6 +66,26 @@ class StepStore(NamedTuple):
   length: chex.Array
   hidden: chex.Array
   decode_slots: chex.Array
+
+  def move_blocks(self, source_BN: chex.Array) -> Self:
+    """Block n of tree b becomes what source_BN[b, n] was (a permutation)."""
+    target_BN = jnp.argsort(source_BN, axis=1)
+
+    def gather(array_ND, index_N):
+      return array_ND[index_N]
+
+    def follow(path_ND, target_N):
+      return jnp.where(path_ND < 0, -1, target_N[path_ND])
+
+    path = jax.vmap(follow, (1, 0), 1)(self.path, target_BN)
+    moved = {
+      name: jax.tree.map(
+        lambda array: jax.vmap(gather, (1, 0), 1)(array, source_BN), value
+      )
+      for name, value in self._replace(path=path)._asdict().items()
+      if name in _BLOCK_FIRST
+    }
+    return self._replace(**moved)
 
 
 def empty_store(

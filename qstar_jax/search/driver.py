@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from qstar_jax.config import SearchConfig
-from qstar_jax.search import searchers
+from qstar_jax.search import compaction, searchers
 from qstar_jax.search import tree as tree_lib
 from qstar_jax.search.expand import (
   NOTHING,
@@ -34,7 +34,8 @@ class SearchState(NamedTuple):
     tree: B trees.
     store: what the expand function remembers of them.
     round: int32 [B], rounds so far, the same for all trees of a device.
-    rng_key: [B] keys, one per tree, never used twice: folded with node indices.
+    rng_key: [B] keys, one per tree, never used twice: folded with the number of
+      nodes made.
   """
 
   tree: SearchTree
@@ -52,7 +53,8 @@ class SearchState(NamedTuple):
 
     The blocks of the store are a ring, which all trees go round together. Nodes
     of a tree are counted from its own beginning: it may have taken the place of
-    one that was done, and has come to its end before the ring comes back.
+    one that was done. Before the ring comes back to its first block it has come
+    to its end, or is compacted.
     """
     return self.round[0] * config.leaves_per_round % self.num_nodes
 
@@ -69,7 +71,7 @@ def begin_move(
   begin = searchers.load(config).begin
 
   def one_tree(tree, key):
-    # Expansions fold in node indices >= 0; moves take the other half.
+    # Expansions fold in numbers >= 0; moves take the other half.
     key = jax.random.fold_in(key, -1 - tree.root_depth)
     return begin(tree, key, config, max_steps)
 
@@ -135,10 +137,11 @@ def select_and_expand(
     max_steps: D.
 
   Returns:
-    The state with linked, empty nodes; leaf_BW; the expansion.
+    The state with linked, empty nodes; leaf_BW, by serial numbers instead of
+    indices; the expansion.
   """
   tree, leaf_BW, width_BW = _select(state.tree, config, max_steps)
-  keys = jax.vmap(jax.random.fold_in)(state.rng_key, tree.num_nodes)
+  keys = jax.vmap(jax.random.fold_in)(state.rng_key, tree.num_made)
   block = state.block(config)
   # From a tree's own count of nodes to that of the ring.
   shift_B = (block - tree.num_nodes) * config.num_candidates
@@ -153,7 +156,10 @@ def select_and_expand(
     block,
   )
   chex.assert_shape(expansion.count, (*leaf_BW.shape, config.num_candidates))
-  return state._replace(tree=tree, store=store), leaf_BW, expansion
+  node_BW, candidate_BW = jnp.divmod(leaf_BW, config.num_candidates)
+  line_BW = jax.vmap(tree_lib.line_index)(tree, node_BW, candidate_BW)
+  line_BW = jnp.where(leaf_BW < 0, leaf_BW, line_BW)
+  return state._replace(tree=tree, store=store), line_BW, expansion
 
 
 def insert_and_backup(
@@ -259,9 +265,38 @@ def advance(
     changed = {name: keep(old[name], new[name]) for name in names}
     return state._replace(tree=old.replace(**changed))
 
-  return jax.lax.while_loop(
+  state = jax.lax.while_loop(
     lambda state: jnp.any(is_waiting(state.tree)), next_move, state
   )
+  return _make_room(state, config, max_steps) if config.compact else state
+
+
+def _make_room(
+  state: SearchState, config: SearchConfig, max_steps: int
+) -> SearchState:
+  """Compacts all trees at once if one of them has no room for a round."""
+  num_slots, num_nodes = config.leaves_per_round, state.num_nodes
+  block, position_N = state.block(config), jnp.arange(num_nodes)
+
+  def in_ring(source_N, before, after):
+    """A permutation of blocks from one of nodes; see `SearchState.block`."""
+    index_N = (position_N - block + after) % num_nodes
+    return (block - before + source_N[index_N]) % num_nodes
+
+  def compact(_, state):
+    old = state.tree
+    tree, source_BN = jax.vmap(
+      lambda tree: compaction.compact(tree, num_slots, max_steps)
+    )(old)
+    source_BN = jax.vmap(in_ring)(source_BN, old.num_nodes, tree.num_nodes)
+    store = state.store.move_blocks(source_BN)
+    return state._replace(tree=tree, store=store)
+
+  is_full_B = ~state.tree.is_done
+  is_full_B &= state.tree.num_nodes + num_slots > num_nodes
+  # A loop and not a branch: those may copy what they leave as it is.
+  times = jnp.any(is_full_B).astype(jnp.int32)
+  return jax.lax.fori_loop(0, times, compact, state)
 
 
 def play(

@@ -42,7 +42,9 @@ class Expansion(NamedTuple):
   count: chex.Array
 
 
-# What a search hands through to its expand function and never looks into.
+# What a search hands through to its expand function and never looks into. For
+# compaction it has a method: store.move_blocks(source_BN) is the store in which
+# block n of tree b is what source_BN[b, n] was, a permutation for each tree.
 Store = Any
 
 # (params, rng_key_B, store, leaf_BW, width_BW, block) -> (Expansion, store).
@@ -68,12 +70,15 @@ class Judgement(NamedTuple):
       says so.
     outcome: int8 [B, W, A], `records.Outcome` of a finished line, else -1.
     score: float32 [B, W, A] in [0, 1], where outcome is set.
+    state: int32 [B, W, A], from 0, equal where the lines of one tree go on from
+      the same state; -1 where that is not known, or the line does not go on.
   """
 
   legal: np.ndarray
   finished: np.ndarray
   outcome: np.ndarray
   score: np.ndarray
+  state: np.ndarray
 
 
 def unjudged(expansion: Expansion) -> Judgement:
@@ -84,4 +89,5 @@ def unjudged(expansion: Expansion) -> Judgement:
     finished=count < 0,
     outcome=(count * 0 - 1).astype("int8"),
     score=(count * 0).astype("float32"),
+    state=(count * 0 - 1).astype("int32"),
   )

@@ -64,7 +64,7 @@ def make_searcher(priority_fn: PriorityFn, stop_fn: StopFn) -> Searcher:
     return lines.commit_best(tree, jnp.maximum(priority_NA, lowest))
 
   return Searcher(
-    moves.num_nodes,
+    moves.whole_play,
     lines.begin,
     is_searching,
     select,

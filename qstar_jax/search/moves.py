@@ -33,10 +33,45 @@ class Rules(NamedTuple):
   choose: Callable[[SearchTree, SearchConfig], chex.Array]
 
 
-def num_nodes(config: SearchConfig, max_steps: int) -> int:
+# Moves that there is room for beside the committed line, where what is left
+# behind is given up: a move may keep what two have made, and do all of its own.
+_ROOM_MOVES = 3
+
+
+def whole_play(config: SearchConfig, max_steps: int) -> int:
   """Lost slots count as simulations: a move takes a known number of rounds."""
   rounds = 1 + config.num_simulations // config.leaves_per_round
   return max_steps * rounds * config.leaves_per_round
+
+
+def room(
+  num_nodes: int, num_moves: int, config: SearchConfig, max_steps: int
+) -> int:
+  """N, of a search whose whole plays have `num_nodes`; divides by W.
+
+  With compaction there is room for the committed line and `num_moves`.
+  """
+  if not config.compact:
+    return num_nodes
+  rounds_on_line = -(-(max_steps - 1) // config.leaves_per_round)
+  on_line = rounds_on_line * config.leaves_per_round
+  return min(num_nodes, on_line + num_moves * num_nodes // max_steps)
+
+
+def num_nodes(config: SearchConfig, max_steps: int) -> int:
+  """N of a search by simulations."""
+  whole = whole_play(config, max_steps)
+  return room(whole, _ROOM_MOVES, config, max_steps)
+
+
+def _simulations_left(tree: SearchTree, config: SearchConfig) -> chex.Array:
+  """What there is room for in a move that begins, however much is dropped."""
+  is_first = tree.root_parent == NONE
+  num_below = tree.visits[tree.root_parent, tree.root_candidate]
+  num_kept = tree.root_depth + jnp.where(is_first, 0, num_below)
+  num_slots = config.leaves_per_round
+  rounds = tree.depth.size // num_slots - -(-num_kept // num_slots)
+  return num_slots * (rounds - (tree.root_node == NONE))
 
 
 def kept_tokens(tree: SearchTree, max_steps: int) -> chex.Array:
@@ -83,6 +118,9 @@ def make_searcher(rules: Rules) -> Searcher:
 
   def begin(tree, key, config, max_steps):
     width, num_simulations = plan(tree, config, max_steps)
+    if config.compact:
+      left = _simulations_left(tree, config)
+      num_simulations = jnp.minimum(num_simulations, left)
     is_expanded = tree.root_node != NONE
     visits = jnp.where(is_expanded, tree.visits[tree.root_node], 0)
     noise = rules.noise(key, tree.noise.shape[0], config)

@@ -58,6 +58,8 @@ def for_evaluation(
 ) -> SearchConfig:
   """A search as it is evaluated: no exploration, no verifier unless asked.
 
+  Its trees stay whole: all lines are counted.
+
   Args:
     config: widths, budget and temperature to start from.
     searcher: a name in `SEARCHERS`.
@@ -74,11 +76,14 @@ def for_evaluation(
     searcher=searcher,
     terminal_value=terminal_value,
     full_search_share=1.0,
+    compact=False,
   )
   config = _module(searcher).for_evaluation(config)
   asks_verifier = config.terminal_value == "outcome"
   return dataclasses.replace(
-    config, prune_illegal=config.prune_illegal and asks_verifier
+    config,
+    prune_illegal=config.prune_illegal and asks_verifier,
+    share_statistics=config.share_statistics and asks_verifier,
   )
 
 

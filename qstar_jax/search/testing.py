@@ -1,7 +1,7 @@
 """A made-up problem to test searches on: no network, no text."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import chex
 import jax
@@ -33,10 +33,31 @@ def unit(state: chex.Array, stream: int) -> chex.Array:
   return (bits >> 8).astype(jnp.float32) / (1 << 24)
 
 
-def hash_store(root_state_B: chex.Array, num_nodes: int, num_candidates: int):
-  """The store of `make_hash_expand_fn`: states of the roots and candidates."""
+class HashStore(NamedTuple):
+  """The store of `make_hash_expand_fn`.
+
+  Attributes:
+    roots: uint32 [B], states of the problems.
+    states: uint32 [N, B, A], of the candidates.
+  """
+
+  roots: chex.Array
+  states: chex.Array
+
+  def move_blocks(self, source_BN: chex.Array) -> Self:
+    """See `search.expand.Store`."""
+    move = jax.vmap(lambda states, source: states[source], (1, 0), 1)
+    return self._replace(states=move(self.states, source_BN))
+
+
+def hash_store(
+  root_state_B: chex.Array, num_nodes: int, num_candidates: int
+) -> HashStore:
+  """A store in which nothing is expanded yet."""
   shape = (num_nodes, *root_state_B.shape, num_candidates)
-  return root_state_B.astype(jnp.uint32), jnp.zeros(shape, jnp.uint32)
+  return HashStore(
+    root_state_B.astype(jnp.uint32), jnp.zeros(shape, jnp.uint32)
+  )
 
 
 def make_hash_expand_fn(
@@ -96,7 +117,7 @@ def make_hash_expand_fn(
     if overrides is not None:
       expansion = overrides(state_BWA, expansion)
       expansion = expansion._replace(count=expansion.count * is_sampled)
-    return expansion, (roots_B, states_NBA)
+    return expansion, HashStore(roots_B, states_NBA)
 
   return expand
 

@@ -26,7 +26,10 @@ class SearchTree:
   """A batch of search trees. Everything in [0, 1] is a P(solved).
 
   Attributes:
-    num_nodes: int32 [B], nodes made, holes included; the next to write.
+    num_nodes: int32 [B], nodes, holes included; the next to write.
+    num_dropped: int32 [B], more that were made, and given up by compaction.
+    serial: int32 [B, N], nodes made before this one: unlike its index it never
+      changes.
     parent: int32 [B, N], node above; NONE for the problem's node and for holes.
     candidate: int32 [B, N], the parent's candidate that the node expands.
     depth: int32 [B, N], steps before the node; NONE for holes.
@@ -51,6 +54,8 @@ class SearchTree:
     legal: int8 [B, N, A], see `Judgement`.
     outcome: int8 [B, N, A], see `Judgement`.
     score: float32 [B, N, A], see `Judgement`.
+    state: int32 [B, N, A], see `Judgement`; NONE of what is no candidate, and
+      unless statistics are shared.
     child: int32 [B, N, A], node that expands the candidate, or NONE.
     visits: int32 [B, N, A], expansions backed up at or below the candidate.
     pending: int32 [B, N, A], those selected and not backed up yet.
@@ -76,6 +81,8 @@ class SearchTree:
   """
 
   num_nodes: chex.Array
+  num_dropped: chex.Array
+  serial: chex.Array
   parent: chex.Array
   candidate: chex.Array
   depth: chex.Array
@@ -97,6 +104,7 @@ class SearchTree:
   legal: chex.Array
   outcome: chex.Array
   score: chex.Array
+  state: chex.Array
   child: chex.Array
   visits: chex.Array
   pending: chex.Array
@@ -116,6 +124,53 @@ class SearchTree:
   tokens_used: chex.Array
   tokens_promised: chex.Array
   token_budget: chex.Array
+
+  @property
+  def num_made(self) -> chex.Array:
+    """int32 [B], nodes ever made."""
+    return self.num_nodes + self.num_dropped
+
+
+def empty_nodes(
+  num_nodes: int, num_candidates: int, max_step_tokens: int
+) -> dict[str, chex.Array]:
+  """The fields by node of one tree in which nothing is expanded, [N, ...]."""
+  per_candidate = (num_nodes, num_candidates)
+  full = functools.partial(jnp.full, dtype=jnp.int32)
+
+  def zeros(dtype=jnp.int32):
+    return jnp.zeros(per_candidate, dtype)
+
+  return {
+    "serial": jnp.arange(num_nodes),
+    "parent": full(num_nodes, NONE),
+    "candidate": full(num_nodes, NONE),
+    "depth": full(num_nodes, NONE),
+    "raw_value": jnp.zeros(num_nodes),
+    "tokens": full((*per_candidate, max_step_tokens), 0),
+    "length": zeros(),
+    "sampled": zeros(),
+    "count": zeros(),
+    "log_prob": zeros(jnp.float32),
+    "proposal_log_prob": zeros(jnp.float32),
+    "line_log_prob": zeros(jnp.float32),
+    "value": zeros(jnp.float32),
+    "prm": zeros(jnp.float32),
+    "ended": zeros(bool),
+    "is_failed": zeros(bool),
+    "is_terminal": zeros(bool),
+    "utility": zeros(jnp.float32),
+    "line_score": zeros(jnp.float32),
+    "legal": jnp.full(per_candidate, -1, jnp.int8),
+    "outcome": jnp.full(per_candidate, -1, jnp.int8),
+    "score": zeros(jnp.float32),
+    "state": full(per_candidate, NONE),
+    "child": full(per_candidate, NONE),
+    "visits": zeros(),
+    "pending": zeros(),
+    "value_sum": zeros(jnp.float32),
+    "is_open": zeros(bool),
+  }
 
 
 def new_tree(
@@ -141,41 +196,15 @@ def new_tree(
     The trees, at the start of their first move.
   """
   (b,) = problem_value_B.shape
-  per_node = (b, num_nodes)
-  per_candidate = (*per_node, num_candidates)
   full = functools.partial(jnp.full, dtype=jnp.int32)
-
-  def zeros(dtype=jnp.int32):
-    return jnp.zeros(per_candidate, dtype)
-
+  of_one = empty_nodes(num_nodes, num_candidates, max_step_tokens)
+  by_node = {
+    name: jnp.repeat(field[None], b, axis=0) for name, field in of_one.items()
+  }
   return SearchTree(
     num_nodes=full((b,), 0),
-    parent=full(per_node, NONE),
-    candidate=full(per_node, NONE),
-    depth=full(per_node, NONE),
-    raw_value=jnp.zeros(per_node),
-    tokens=full((*per_candidate, max_step_tokens), 0),
-    length=zeros(),
-    sampled=zeros(),
-    count=zeros(),
-    log_prob=zeros(jnp.float32),
-    proposal_log_prob=zeros(jnp.float32),
-    line_log_prob=zeros(jnp.float32),
-    value=zeros(jnp.float32),
-    prm=zeros(jnp.float32),
-    ended=zeros(bool),
-    is_failed=zeros(bool),
-    is_terminal=zeros(bool),
-    utility=zeros(jnp.float32),
-    line_score=zeros(jnp.float32),
-    legal=jnp.full(per_candidate, -1, jnp.int8),
-    outcome=jnp.full(per_candidate, -1, jnp.int8),
-    score=zeros(jnp.float32),
-    child=full(per_candidate, NONE),
-    visits=zeros(),
-    pending=zeros(),
-    value_sum=zeros(jnp.float32),
-    is_open=zeros(bool),
+    num_dropped=full((b,), 0),
+    **by_node,
     problem_value=problem_value_B,
     root_parent=full((b,), NONE),
     root_candidate=full((b,), NONE),
@@ -264,6 +293,24 @@ def link(
   return tree
 
 
+def is_below_root(tree: SearchTree, max_steps: int) -> chex.Array:
+  """bool [N], the node is the root's or below it (one tree)."""
+  is_root_N = jnp.arange(tree.depth.size) == tree.root_node
+
+  def up(_, is_below_N):
+    is_above = is_below_N[tree.parent] & (tree.parent != NONE)
+    return is_root_N | is_above
+
+  return jax.lax.fori_loop(0, max_steps, up, is_root_N) & (tree.depth != NONE)
+
+
+def line_index(
+  tree: SearchTree, node: chex.Array, candidate: chex.Array
+) -> chex.Array:
+  """What a judge knows a candidate by, serial · A + a (one tree)."""
+  return tree.serial[node] * tree.count.shape[-1] + candidate
+
+
 def edge_above(
   tree: SearchTree, node: chex.Array
 ) -> tuple[chex.Array, chex.Array, chex.Array]:
@@ -346,7 +393,10 @@ def _new_candidates(
   utility = jnp.where(is_failed, 0.0, utility)
   utility = jnp.where(judgement.outcome >= 0, judgement.score, utility)
   log_prob = jnp.sum(expansion.token_log_prob, axis=-1)
-  return {
+  shared = {}
+  if config.share_statistics:
+    shared["state"] = jnp.where(count > 0, judgement.state, NONE)
+  return shared | {
     "tokens": expansion.tokens,
     "length": jnp.where(is_used, expansion.length, 0),
     "sampled": sampled,

@@ -37,6 +37,28 @@ def q_values(tree: SearchTree) -> chex.Array:
   return (tree.utility + tree.value_sum) / (1 + tree.visits)
 
 
+def shared_q_values(tree: SearchTree, node: chex.Array) -> chex.Array:
+  """Q of a node where candidates of the same state share values (one tree).
+
+  UCT2 of Childs, Brodeur and Kocsis, "Transpositions and move groups in Monte
+  Carlo tree search", 2008: values are those of the state, visits remain those
+  of the edge. What is known in full keeps its own Q: a twin may still find more
+  among its own candidates, which cannot be reached from here.
+
+  Returns:
+    float32 [A].
+  """
+  state_A = tree.state[node]
+  is_twin_ANA = state_A[:, None, None] == tree.state[None]
+  total_NA = tree.utility + tree.value_sum
+  total_A = jnp.sum(jnp.where(is_twin_ANA, total_NA[None], 0.0), axis=(1, 2))
+  weight_NA = 1 + tree.visits
+  weight_A = jnp.sum(jnp.where(is_twin_ANA, weight_NA[None], 0), axis=(1, 2))
+  is_known_A = ~tree.is_open[node] & (tree.pending[node] == 0)
+  is_own_A = is_known_A | (state_A == NONE)
+  return jnp.where(is_own_A, q_values(tree)[node], total_A / weight_A)
+
+
 def node_stats(
   tree: SearchTree, node: chex.Array, config: SearchConfig
 ) -> NodeStats:
@@ -55,6 +77,8 @@ def node_stats(
     q = jnp.where(visits > 0, seen_q, mixed)
     low, high = jnp.min(q), jnp.max(q)
     q = (q - low) / jnp.maximum(high - low, 1e-8)
+  elif config.share_statistics:
+    q = shared_q_values(tree, node)
   else:
     q = (tree.utility[node] + tree.value_sum[node]) / (1 + visits)
   return NodeStats(

@@ -81,8 +81,7 @@ def play_iteration(
       actor_id=actor_id,
       sequence=sequence,
       params_version=params_version,
-      terminal_value=config.search.terminal_value,
-      temperature=config.search.temperature,
+      search=config.search,
       prompt_tokens=vocabulary.encode_prompt(played.problem.prompt),
     )
     result = plays.result(problems.domain, played)

@@ -13,7 +13,7 @@ from qstar_jax.records import (
   Verdict,
 )
 from qstar_jax.search.expand import NOTHING, PROBLEM, Expansion, Judgement
-from qstar_jax.search.tree import NONE, SearchTree
+from qstar_jax.search.tree import NONE, SearchTree, line_index
 from qstar_jax.text.vocabulary import Vocabulary
 
 # Stands behind a step that has no delimiter: no domain's step ends like this.
@@ -65,6 +65,8 @@ class LineJudge:
     self._vocabulary = vocabulary
     # By candidate index.
     self._lines = {PROBLEM: _Line((), is_legal=True)}
+    # By length of the line and key of the state.
+    self._states: dict[tuple[int, str], int] = {}
 
   def line(self, candidate: int) -> tuple[str, ...]:
     """The steps up to and with a candidate index; () for `PROBLEM`."""
@@ -76,6 +78,18 @@ class LineJudge:
       self._vocabulary.decode_step(list(line.rest))[0] + _CUT,
     )
 
+  def state(self, candidate: int) -> int:
+    """A number for the state after a legal, unfinished line; NONE if unnamed.
+
+    It is equal for lines of one length that reach the same state: lines of
+    different lengths have different numbers of steps left.
+    """
+    steps = self.line(candidate)
+    key = self._domain.state_key(self._problem, steps)
+    if key is None:
+      return NONE
+    return self._states.setdefault((len(steps), key), len(self._states))
+
   def check(
     self, leaf: int, candidate: int, tokens: Sequence[int]
   ) -> tuple[StepCheck, Verdict | None]:
@@ -83,7 +97,7 @@ class LineJudge:
 
     Args:
       leaf: index of the candidate that it follows, or `PROBLEM`.
-      candidate: its own index, node * A + a.
+      candidate: its own index, see `tree.line_index`.
       tokens: of the step, at least one.
 
     Returns:
@@ -113,14 +127,17 @@ def judge_round(
   leaf_BW: np.ndarray,
   node_B: np.ndarray,
   expansion: Expansion,
+  *,
+  names_states: bool = False,
 ) -> Judgement:
   """Judges the candidates of one round; arrays on the host.
 
   Args:
     judges: one per tree; None where there is nothing to judge.
-    leaf_BW: what was expanded, see `search.expand`, by the trees' own nodes.
-    node_B: first of the W nodes that each tree has made.
+    leaf_BW: what was expanded: `tree.line_index`, `PROBLEM` or `NOTHING`.
+    node_B: serial number of the first of the W nodes that each tree has made.
     expansion: the candidates.
+    names_states: fills in `state`; the domain needs `state_key`.
 
   Returns:
     The judgement.
@@ -131,6 +148,7 @@ def judge_round(
     finished=np.zeros(shape, bool),
     outcome=np.full(shape, NOT_JUDGED, np.int8),
     score=np.zeros(shape, np.float32),
+    state=np.full(shape, NONE, np.int32),
   )
   is_judged_B = np.array([judge is not None for judge in judges])
   is_leaf_BW = is_judged_B[:, None] & (leaf_BW != NOTHING)
@@ -143,6 +161,8 @@ def judge_round(
     if verdict:
       judgement.outcome[b, w, a] = verdict.outcome
       judgement.score[b, w, a] = verdict.score
+    elif names_states and check.is_legal:
+      judgement.state[b, w, a] = judges[b].state(index)
   return judgement
 
 
@@ -156,7 +176,6 @@ def judge_afterwards(judge: LineJudge, tree: SearchTree) -> SearchTree:
   Returns:
     The tree with `legal`, `outcome` and `score` as the judge says.
   """
-  num_candidates = tree.count.shape[1]
   legal = np.full_like(tree.legal, -1)
   outcome = np.full_like(tree.outcome, NOT_JUDGED)
   score = np.zeros_like(tree.score)
@@ -164,9 +183,9 @@ def judge_afterwards(judge: LineJudge, tree: SearchTree) -> SearchTree:
     above = int(tree.parent[node])
     leaf = PROBLEM
     if above != NONE:
-      leaf = above * num_candidates + int(tree.candidate[node])
+      leaf = int(line_index(tree, above, tree.candidate[node]))
     tokens = tree.tokens[node, a, : tree.length[node, a]]
-    index = int(node) * num_candidates + int(a)
+    index = int(line_index(tree, node, a))
     check, verdict = judge.check(leaf, index, tokens.tolist())
     legal[node, a] = check.is_legal
     if verdict:

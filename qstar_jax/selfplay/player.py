@@ -108,14 +108,23 @@ class Player:
 
     Args:
       graphdef: structure of the network.
-      domain: judges the lines.
+      domain: judges the lines, and names their states if the search wants it.
       vocabulary: of the network.
       model: shapes of the network.
       text: limits of prompts and steps.
       search: how to search.
       num_trees: B, over all devices; divides by the mesh's data axis.
       mesh: trees are split over its data axis.
+
+    Raises:
+      UserError: the domain cannot name states, or memory is too small.
     """
+    if search.share_statistics and not hasattr(domain, "state_key"):
+      raise UserError(
+        f"search.share_statistics is True: domain {domain.name} has no method "
+        "state_key, which says when two lines reach the same state; write it "
+        "(see qstar_jax.records.Domain) or set share_statistics to False"
+      )
     self._domain = domain
     self._vocabulary = vocabulary
     self._text = text = searchers.limits(search, text)
@@ -229,8 +238,10 @@ class Player:
       yield True
       if not is_last_turn and asks_judge:
         judges = [seat and seat.judge for seat in seats]
-        on_host = jax.device_get((leaf_BW, state.tree.num_nodes, expansion))
-        judgement = judge_round(judges, *on_host)
+        on_host = jax.device_get((leaf_BW, state.tree.num_made, expansion))
+        judgement = judge_round(
+          judges, *on_host, names_states=self._search.share_statistics
+        )
         state = phases.insert(state, expansion, judgement)
       left = self._leave(state, seats)
     rounds_B, slots_B = jax.device_get((state.round, state.store.decode_slots))

@@ -3,12 +3,15 @@
 import dataclasses
 from typing import NamedTuple
 
+import chex
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from qstar_jax.config import SearchConfig
 from qstar_jax.records import NOT_JUDGED, Domain, TreeRecord, Verdict
 from qstar_jax.search import searchers, values
-from qstar_jax.search.tree import NONE, SearchTree
+from qstar_jax.search.tree import NONE, SearchTree, line_index
 from qstar_jax.selfplay.player import Played
 
 
@@ -48,8 +51,7 @@ def committed_edges(tree: SearchTree) -> list[tuple[int, int]]:
 def committed_steps(played: Played) -> tuple[str, ...]:
   """Texts of the committed line."""
   node, candidate = committed_edges(played.tree)[-1]
-  num_candidates = played.tree.count.shape[1]
-  return played.judge.line(node * num_candidates + candidate)
+  return played.judge.line(int(line_index(played.tree, node, candidate)))
 
 
 def result(domain: Domain, played: Played) -> PlayResult:
@@ -102,11 +104,10 @@ class FinishedLine(NamedTuple):
 def finished_lines(domain: Domain, played: Played) -> list[FinishedLine]:
   """All lines of a tree that the verifier has judged."""
   tree = played.tree
-  num_candidates = tree.count.shape[1]
   is_finished = (tree.sampled > 0) & (tree.outcome >= 0)
   found = []
   for node, a in np.argwhere(is_finished):
-    steps = played.judge.line(int(node) * num_candidates + int(a))
+    steps = played.judge.line(int(line_index(tree, node, a)))
     found.append(
       FinishedLine(
         domain.answer(played.problem, steps),
@@ -117,6 +118,19 @@ def finished_lines(domain: Domain, played: Played) -> list[FinishedLine]:
   return found
 
 
+@jax.jit
+def _shared_q_values(tree: SearchTree) -> chex.Array:
+  nodes = jnp.arange(tree.depth.size)
+  return jax.vmap(values.shared_q_values, in_axes=(None, 0))(tree, nodes)
+
+
+def _q_values(tree: SearchTree, search: SearchConfig) -> np.ndarray:
+  """Q of all candidates, [N, A], as the search had it."""
+  if search.share_statistics:
+    return np.asarray(_shared_q_values(tree))
+  return values.q_values(tree)
+
+
 def to_record(
   domain: Domain,
   played: Played,
@@ -124,11 +138,10 @@ def to_record(
   actor_id: int,
   sequence: int,
   params_version: int,
-  terminal_value: str,
-  temperature: float,
+  search: SearchConfig,
   prompt_tokens: list[int],
 ) -> TreeRecord:
-  """The record of one play; see `TreeRecord` for the arguments."""
+  """The record of one play by `search`; see `TreeRecord` for the others."""
   tree, problem = played.tree, played.problem
   nodes = np.flatnonzero(tree.depth != NONE)
   # Holes go: `position[node]` is a node's row in the record, and its last
@@ -152,8 +165,8 @@ def to_record(
     actor_id=actor_id,
     sequence=sequence,
     params_version=params_version,
-    terminal_value=terminal_value,
-    temperature=temperature,
+    terminal_value=search.terminal_value,
+    temperature=search.temperature,
     prompt_tokens=np.asarray(prompt_tokens, np.int32),
     node_parent=position[tree.parent[nodes]],
     node_candidate=np.asarray(tree.candidate[nodes], np.int32),
@@ -167,7 +180,7 @@ def to_record(
     prm=of_candidates(tree.prm, np.float32),
     ended=of_candidates(tree.ended, bool),
     visits=of_candidates(tree.visits, np.int32),
-    q=of_candidates(values.q_values(tree), np.float32),
+    q=of_candidates(_q_values(tree, search), np.float32),
     legal=of_candidates(tree.legal, np.int8),
     outcome=of_candidates(tree.outcome, np.int8),
     score=of_candidates(tree.score, np.float32),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from qstar_jax.search.tree import NONE, SearchTree
+from qstar_jax.search.tree import NONE, SearchTree, line_index
 
 
 def elect(
@@ -20,7 +20,7 @@ def elect(
   Args:
     tree: numpy arrays of one tree that is done.
     answer_of: the answer of the line that ends with a candidate, by its index
-      node * A + a; empty if it has none, and then it has no vote.
+      `tree.line_index`; empty if it has none, and then it has no vote.
     choose_by: `majority` counts samples; `weighted_majority` adds up their line
       scores; `shortest` is `majority`, but commits the line of fewest steps.
       The line of best score is committed otherwise, and the answer of its best
@@ -32,7 +32,7 @@ def elect(
   is_finished = (tree.count > 0) & tree.is_terminal & ~tree.is_failed
   lines = collections.defaultdict(list)
   for edge in map(tuple, np.argwhere(is_finished)):
-    answer = answer_of(int(edge[0]) * tree.count.shape[1] + int(edge[1]))
+    answer = answer_of(int(line_index(tree, *edge)))
     if answer:
       lines[answer].append(edge)
   if not lines:

@@ -159,6 +159,39 @@ def test_legal_steps_are_legal_and_distinct(name, options, difficulties):
         assert domain.check_step(problem, steps[:index], step).is_legal
 
 
+def all_lines(domain, problem, num_steps, steps=()):
+  """All unfinished lines of so many legal steps."""
+  if num_steps == 0:
+    return [steps]
+  return [
+    line
+    for step in domain.legal_steps(problem, steps)
+    if not domain.check_step(problem, steps, step).is_terminal
+    for line in all_lines(domain, problem, num_steps - 1, (*steps, step))
+  ]
+
+
+@over_cases
+def test_equal_keys_are_equal_states(name, options, difficulties):
+  """Lines of equal keys can be followed by the same, and are as good."""
+  domain = make_domain(name, options)
+  num_shared = 0
+  rng = np.random.default_rng(2)
+  for problem in (domain.sample(rng, d) for d in difficulties * 8):
+    for num_steps in range(min(problem.difficulty, 3)):
+      first_of_key = {}
+      for line in all_lines(domain, problem, num_steps):
+        key = domain.state_key(problem, line)
+        assert key == domain.state_key(problem, line)
+        first = first_of_key.setdefault(key, line)
+        num_shared += first != line
+        assert domain.solvable(problem, line) == domain.solvable(problem, first)
+        assert domain.legal_steps(problem, line) == domain.legal_steps(
+          problem, first
+        )
+  assert num_shared > 0 or max(difficulties) < 3
+
+
 def solved_by_search(domain, problem, steps=()):
   """Whether some sequence of legal steps is verified, by trying them all."""
   if domain.verify(problem, steps).outcome == Outcome.CORRECT:

@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 
+from qstar_jax.config import ExperimentConfig
 from qstar_jax.errors import UserError
 from qstar_jax.evaluation import job, results
 from qstar_jax.evaluation.opened import open_checkpoint
@@ -136,6 +137,13 @@ def test_options_of_one_searcher(opened, problems, budgets):
   # The same lines, whichever is chosen.
   assert len({row["any"] for row in rows[1:]}) == 1
   assert len({row["tokens_per_problem"] for row in rows[1:]}) == 1
+
+
+def test_an_option_that_is_true_or_false():
+  text = "gumbel,gumbel[mctx_mode=true],gumbel[mctx_mode=false,horizon=3]"
+  searches = job.read_searchers(text, ExperimentConfig()).values()
+  assert [search.mctx_mode for search in searches] == [False, True, False]
+  assert [search.horizon for search in searches] == [2, 2, 3]
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,9 @@ def test_a_tree_needs_two_lines():
     tree_view(record, VOCABULARY, max_nodes=1)
 
 
+SEARCH = SearchConfig(num_candidates=4, num_simulations=5)
+
+
 @pytest.fixture(scope="module")
 def played():
   """(domain, finished plays of an untrained network)."""
@@ -199,7 +202,7 @@ def played():
     VOCABULARY,
     model=model,
     text=TextConfig(max_prompt_tokens=16, max_step_tokens=6, max_steps=3),
-    search=SearchConfig(num_candidates=4, num_simulations=5),
+    search=SEARCH,
     num_trees=2,
     mesh=jax.make_mesh(
       (1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
@@ -219,8 +222,7 @@ def test_a_tree_that_was_played(played, row):
     actor_id=0,
     sequence=row,
     params_version=0,
-    terminal_value="value",
-    temperature=1.0,
+    search=SEARCH,
     prompt_tokens=VOCABULARY.encode_prompt(play.problem.prompt),
   )
   lines = show(record, max_nodes=1000)

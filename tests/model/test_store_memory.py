@@ -15,7 +15,39 @@ from qstar_jax.selfplay.network_expand import make_expand_fn
 B, A, T, P, D, V = 4, 3, 5, 6, 4, 23
 
 
-def compiled_memory(search_fn, num_nodes, *, scan_layers, leaves_per_round):
+def new_state(model, num_nodes, max_steps):
+  """A state of which only the shapes are looked at."""
+  return driver.SearchState(
+    tree=tree_lib.new_tree(
+      num_nodes=num_nodes,
+      num_candidates=A,
+      max_step_tokens=T,
+      problem_value_B=jnp.zeros((B,)),
+      prompt_length_B=jnp.full((B,), P),
+    ),
+    store=step_cache.empty_store(
+      model,
+      num_trees=B,
+      num_blocks=num_nodes,
+      num_candidates=A,
+      max_prompt_tokens=P,
+      max_step_tokens=T,
+      max_steps=max_steps,
+    ),
+    round=jnp.zeros((B,), jnp.int32),
+    rng_key=jax.random.split(jax.random.key(0), B),
+  )
+
+
+def compiled_memory(
+  search_fn,
+  num_nodes=None,
+  *,
+  scan_layers=False,
+  leaves_per_round=1,
+  max_steps=D,
+  compact=False,
+):
   """Of a search function with donated state, and the size of that state."""
   model = ModelConfig(
     num_layers=1,
@@ -27,38 +59,23 @@ def compiled_memory(search_fn, num_nodes, *, scan_layers, leaves_per_round):
     scan_layers=scan_layers,
   )
   config = SearchConfig(
-    num_candidates=A, num_simulations=8, leaves_per_round=leaves_per_round
+    num_candidates=A,
+    num_simulations=8,
+    leaves_per_round=leaves_per_round,
+    compact=compact,
   )
+  if num_nodes is None:
+    num_nodes = driver.num_nodes_needed(config, max_steps)
   graphdef, params = init_model(model, V, seed=0)
   expand_fn = make_expand_fn(
     graphdef, ends_step=np.arange(V) == 1, end_token=1, temperature=1.0
   )
 
-  def state():
-    return driver.SearchState(
-      tree=tree_lib.new_tree(
-        num_nodes=num_nodes,
-        num_candidates=A,
-        max_step_tokens=T,
-        problem_value_B=jnp.zeros((B,)),
-        prompt_length_B=jnp.full((B,), P),
-      ),
-      store=step_cache.empty_store(
-        model,
-        num_trees=B,
-        num_blocks=num_nodes,
-        num_candidates=A,
-        max_prompt_tokens=P,
-        max_step_tokens=T,
-        max_steps=D,
-      ),
-      round=jnp.zeros((B,), jnp.int32),
-      rng_key=jax.random.split(jax.random.key(0), B),
-    )
-
-  shapes = jax.eval_shape(state)
+  shapes = jax.eval_shape(lambda: new_state(model, num_nodes, max_steps))
   program = jax.jit(
-    lambda params, state: search_fn(params, state, expand_fn, config, D),
+    lambda params, state: search_fn(
+      params, state, expand_fn, config, max_steps
+    ),
     donate_argnums=1,
   )
   memory = program.lower(params, shapes).compile().memory_analysis()
@@ -86,3 +103,18 @@ def test_temporaries_do_not_grow(search_fn, scan_layers, leaves_per_round):
   assert growth < 0.05 * (large_store - small_store)
   # The donated state is the output, in place.
   assert large.alias_size_in_bytes > large_store
+
+
+def test_compaction_saves_memory():
+  """There is room for three moves of twelve, and for moving them."""
+  sizes = [
+    compiled_memory(driver.play, max_steps=12, compact=compact)
+    for compact in (False, True)
+  ]
+  (whole, whole_store), (small, small_store) = sizes
+  assert small_store < 0.4 * whole_store
+  total, small_total = (
+    memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    for memory in (whole, small)
+  )
+  assert small_total < 0.65 * total

@@ -13,7 +13,7 @@ from qstar_jax.config import SearchConfig
 from qstar_jax.records import Outcome
 from qstar_jax.search import driver, testing
 from qstar_jax.search.expand import Expansion, Judgement
-from qstar_jax.search.tree import SearchTree
+from qstar_jax.search.tree import NONE, SearchTree
 
 
 class World(NamedTuple):
@@ -63,7 +63,7 @@ def _expand_fn(world: World, num_candidates: int):
   return testing.make_hash_expand_fn(num_candidates, overrides=overrides)
 
 
-def _judge(world: World, store, block, expansion) -> Judgement:
+def _judge(world: World, store, block, expansion, state_BWA) -> Judgement:
   """The verdict on a candidate is a hash of its path, too."""
   width = expansion.count.shape[1]
   states_WBA = jax.lax.dynamic_slice_in_dim(store[1], block, width)
@@ -82,7 +82,35 @@ def _judge(world: World, store, block, expansion) -> Judgement:
     finished=finished,
     outcome=jnp.where(has_verdict, outcome, -1).astype(jnp.int8),
     score=jnp.where(has_verdict, score, 0.0),
+    state=jnp.where(is_legal & ~has_verdict, state_BWA, NONE),
   )
+
+
+def _states(tree: SearchTree, config: SearchConfig, max_steps: int, are_alike):
+  """Of the round's new candidates, int32 [B, W, A].
+
+  Lines of the same candidates, in whatever order, lead to the same state if
+  `are_alike`; otherwise no two lines do.
+  """
+  slot_A = jnp.arange(config.num_candidates)
+
+  def one_tree(tree, w):
+    node = tree.num_nodes + w
+    if not are_alike:
+      return node * config.num_candidates + slot_A
+
+    def up(_, carry):
+      code, node = carry
+      is_step = tree.parent[node] != NONE
+      code += jnp.where(is_step, (max_steps + 1) ** tree.candidate[node], 0)
+      return code, jnp.where(is_step, tree.parent[node], node)
+
+    code, _ = jax.lax.fori_loop(0, max_steps, up, (0, node))
+    return code + (max_steps + 1) ** slot_A
+
+  slots_W = jnp.arange(config.leaves_per_round)
+  of_tree = jax.vmap(one_tree, in_axes=(None, 0))
+  return jax.vmap(of_tree, in_axes=(0, None))(tree, slots_W)
 
 
 @functools.partial(jax.jit, static_argnames=("config", "max_steps"))
@@ -91,15 +119,18 @@ def start(roots_B, config: SearchConfig, max_steps: int):
   return testing.new_state(roots_B, config, max_steps)
 
 
-@functools.partial(jax.jit, static_argnames=("config", "max_steps"))
-def judged_round(state, world, config: SearchConfig, max_steps: int):
+@functools.partial(
+  jax.jit, static_argnames=("config", "max_steps", "are_alike")
+)
+def judged_round(state, world, config, max_steps: int, are_alike: bool):
   """One round with the judge's word, nothing committed."""
   expand_fn = _expand_fn(world, config.num_candidates)
   block = state.block(config)
   state, leaf_BW, expansion = driver.select_and_expand(
     None, state, expand_fn, config, max_steps
   )
-  judgement = _judge(world, state.store, block, expansion)
+  state_BWA = _states(state.tree, config, max_steps, are_alike)
+  judgement = _judge(world, state.store, block, expansion, state_BWA)
   state = driver.insert_and_backup(
     state, expansion, judgement, config, max_steps
   )
@@ -132,12 +163,14 @@ class Round(NamedTuple):
   judgement: Judgement
 
 
-def judged_play(roots_B, world, config: SearchConfig, max_steps: int):
+def judged_play(
+  roots_B, world, config: SearchConfig, max_steps: int, *, are_alike=True
+):
   """A whole play, as the host drives it: what every round did."""
   state = start(roots_B, config, max_steps)
   while not np.all(state.tree.is_done):
     before = state.tree
-    state, *seen = judged_round(state, world, config, max_steps)
+    state, *seen = judged_round(state, world, config, max_steps, are_alike)
     after = state.tree
     state = advance(state, config, max_steps)
     yield Round(*jax.device_get((before, after, state.tree, *seen)))

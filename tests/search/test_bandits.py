@@ -408,6 +408,7 @@ def test_utility(utility, expected):
     finished=at(5),
     outcome=np.where(at(4), 1, np.where(at(5), 0, -1)).astype(np.int8),
     score=np.where(at(5), 0.7, 0).astype(np.float32),
+    state=np.full(shape, -1, np.int32),
   )
 
   def insert(max_steps):

@@ -7,6 +7,7 @@ and checks that every leaf and every commit is one the algorithm may choose.
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from mctx._src.seq_halving import get_sequence_of_considered_visits
@@ -14,7 +15,7 @@ from mctx._src.seq_halving import get_sequence_of_considered_visits
 from qstar_jax.config import SearchConfig
 from qstar_jax.search.expand import NOTHING, PROBLEM
 from qstar_jax.search.tree import NONE
-from qstar_jax.search.values import q_values
+from qstar_jax.search.values import q_values, shared_q_values
 
 MAX_STEPS = 5
 NUM_TREES = 8
@@ -42,10 +43,8 @@ class Node:
   visits: np.ndarray
   pending: np.ndarray
   value_sum: np.ndarray
-
-  @property
-  def q(self):
-    return (self.utility + self.value_sum) / (1 + self.visits)
+  state: np.ndarray
+  is_known: np.ndarray
 
   @property
   def seen_visits(self):
@@ -59,9 +58,25 @@ class PlainSearch:
     self.config = config
     self.nodes = {}
 
+  def q(self, node):
+    """Its candidates' own; those of one state together if they are shared."""
+    q = (node.utility + node.value_sum) / (1 + node.visits)
+    if self.config.share_statistics:
+      for a in np.flatnonzero((node.state != NONE) & ~node.is_known):
+        q[a] = self.pooled(node.state[a])
+    return q
+
+  def pooled(self, state):
+    total = weight = 0
+    for node in self.nodes.values():
+      for a in np.flatnonzero(node.state == state):
+        total += node.utility[a] + node.value_sum[a]
+        weight += 1 + node.visits[a]
+    return total / weight
+
   def scaled_q(self, node):
     weight = self.config.maxvisit_init + node.seen_visits.max()
-    return weight * self.config.value_scale * node.q
+    return weight * self.config.value_scale * self.q(node)
 
   def improved(self, node):
     logits = node.log_prior + self.scaled_q(node)
@@ -72,7 +87,7 @@ class PlainSearch:
   def value(self, node):
     if not node.is_valid.any():
       return 0.0
-    return (self.improved(node) * node.q).sum()
+    return (self.improved(node) * self.q(node)).sum()
 
   def is_open(self, node):
     """Candidates at or below which something can be expanded, bool [A]."""
@@ -164,52 +179,60 @@ class PlainSearch:
     has_verdict = judgement.outcome != -1
     utility = np.where(is_lost, 0.0, expansion.value)
     zeros = np.zeros(len(expansion.count), int)
+    is_pruned = is_illegal & self.config.prune_illegal
+    is_valid = (expansion.count > 0) & ~is_pruned
     self.nodes[index] = Node(
       edge=edge,
       depth=depth,
       log_prior=np.log(np.maximum(expansion.count, 1))
       + expansion.token_log_prob.astype(float).sum(-1)
       - expansion.proposal_log_prob,
-      is_valid=(expansion.count > 0)
-      & ~(is_illegal & self.config.prune_illegal),
+      is_valid=is_valid,
       is_terminal=is_finished | is_lost,
       utility=np.where(has_verdict, judgement.score, utility).astype(float),
       child=np.full_like(zeros, NONE),
       visits=zeros.copy(),
       pending=zeros.copy(),
       value_sum=zeros.astype(float),
+      state=np.where(is_valid, judgement.state, NONE),
+      is_known=~is_valid | is_finished | is_lost,
     )
 
   def back_up(self, leaves):
-    """Every new value to every edge above it; then what has become known."""
+    """Every new value to every edge above it, and what becomes known by it."""
     for index, path in leaves:
       value = self.value(self.nodes[index])
-      for parent, a in path:
-        self.nodes[parent].visits[a] += 1
-        self.nodes[parent].pending[a] -= 1
-        self.nodes[parent].value_sum[a] += value
-    edges = {edge for _, path in leaves for edge in path}
-    # Deepest first: what is known above is made of what is known below. A
-    # child's index is above its parent's.
-    for parent, a in sorted(edges, reverse=True):
-      node = self.nodes[parent]
-      if not self.is_open(node)[a]:
-        known = self.value(self.nodes[node.child[a]])
-        node.value_sum[a] = known * (1 + node.visits[a]) - node.utility[a]
+      for parent, a in reversed(path):
+        node = self.nodes[parent]
+        node.visits[a] += 1
+        node.pending[a] -= 1
+        node.value_sum[a] += value
+        node.is_known[a] = not (self.is_open(node)[a] or node.pending[a])
+        if node.is_known[a]:
+          known = self.value(self.nodes[node.child[a]])
+          node.value_sum[a] = known * (1 + node.visits[a]) - node.utility[a]
 
   def compare(self, tree):
     """That a tree has this search's statistics."""
     q = q_values(tree)
+    if self.config.share_statistics:
+      q = jax.device_get(shared_q_of_all(tree))
     for index, node in self.nodes.items():
       np.testing.assert_array_equal(tree.visits[index], node.visits)
       np.testing.assert_array_equal(tree.pending[index], 0)
       np.testing.assert_array_equal(tree.child[index], node.child)
       np.testing.assert_array_equal(tree.is_terminal[index], node.is_terminal)
-      np.testing.assert_allclose(q[index], node.q, atol=1e-5)
+      np.testing.assert_allclose(q[index], self.q(node), atol=1e-5)
       assert tree.depth[index] == node.depth
       # What hangs above the root, or beside it, is never looked at again.
       if self.is_below(index, tree.root_node):
         np.testing.assert_array_equal(tree.is_open[index], self.is_open(node))
+
+
+@jax.jit
+def shared_q_of_all(tree):
+  nodes = jnp.arange(tree.depth.size)
+  return jax.vmap(shared_q_values, in_axes=(None, 0))(tree, nodes)
 
 
 def best(score, allowed):
@@ -275,3 +298,52 @@ def test_search_is_the_plain_search(searches, leaves_per_round, prune_illegal):
     for row in range(NUM_TREES):
       num_nodes += len(follow(rounds, config, row).nodes)
   assert num_nodes > 300
+
+
+def num_twins(plain):
+  """Candidates that share their state with others."""
+  states = np.concatenate([node.state for node in plain.nodes.values()])
+  _, counts = np.unique(states[states != NONE], return_counts=True)
+  return counts[counts > 1].sum()
+
+
+@pytest.mark.parametrize("leaves_per_round", [1, 2])
+def test_search_with_shared_statistics_is_the_plain_one(
+  searches, leaves_per_round
+):
+  config = dataclasses.replace(
+    BASE, leaves_per_round=leaves_per_round, share_statistics=True
+  )
+  rng = np.random.default_rng(leaves_per_round)
+  plains = []
+  for _ in range(4):
+    roots = rng.integers(2**32, size=NUM_TREES, dtype=np.uint32)
+    world = searches.random_world(rng, NUM_TREES)
+    rounds = list(searches.judged_play(roots, world, config, MAX_STEPS))
+    plains += [follow(rounds, config, row) for row in range(NUM_TREES)]
+  assert sum(map(num_twins, plains)) > 300
+
+
+@pytest.mark.parametrize("searcher", ["gumbel", "puct"])
+@pytest.mark.parametrize("leaves_per_round", [1, 2])
+def test_without_equal_states_nothing_is_shared(
+  searches, searcher, leaves_per_round
+):
+  """Bit for bit the search that shares nothing; with them, another."""
+  alone = dataclasses.replace(
+    BASE, searcher=searcher, leaves_per_round=leaves_per_round
+  )
+  shared = dataclasses.replace(alone, share_statistics=True)
+  rng = np.random.default_rng(leaves_per_round)
+  roots = rng.integers(2**32, size=NUM_TREES, dtype=np.uint32)
+  world = searches.random_world(rng, NUM_TREES)
+
+  def finished(config, **options):
+    *_, last = searches.judged_play(roots, world, config, MAX_STEPS, **options)
+    return {k: v for k, v in last.advanced.items() if k != "state"}
+
+  expected = finished(alone)
+  found = finished(shared, are_alike=False)
+  for name, value in expected.items():
+    np.testing.assert_array_equal(found[name], value, err_msg=name)
+  assert (finished(shared)["child"] != expected["child"]).any()

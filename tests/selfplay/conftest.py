@@ -32,6 +32,9 @@ SEARCHES = {
   "outcome": dataclasses.replace(
     SEARCH, terminal_value="outcome", prune_illegal=True
   ),
+  "shared": dataclasses.replace(
+    SEARCH, terminal_value="outcome", share_statistics=True
+  ),
   "distinct": dataclasses.replace(SEARCH, proposal="stochastic_beam"),
   "greedy": searchers.for_evaluation(SEARCH, "greedy"),
   "unguided": searchers.for_evaluation(

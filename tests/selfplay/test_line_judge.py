@@ -63,21 +63,21 @@ def fields(judgement):
 
 def test_steps_after_the_problem(judge):
   judgement = ask(judge, PROBLEM, 0, candidates(ROOT_STEPS))
-  legal, finished, outcome, score = fields(judgement)
+  legal, finished, outcome, score, _ = fields(judgement)
   assert legal == [1, 0, 0, 0]
   assert finished == [False] * 4
   # Only the last one says that it has ended, and that is no solution.
   assert outcome == [NOT_JUDGED] * 3 + [Outcome.UNPARSEABLE]
   assert score == [0] * 4
   assert [field.dtype for field in judgement] == [
-    np.int8, bool, np.int8, np.float32
+    np.int8, bool, np.int8, np.float32, np.int32
   ]  # fmt: skip
 
 
 def test_steps_after_a_step(judge):
   ask(judge, PROBLEM, 0, candidates(ROOT_STEPS))
   judgement = ask(judge, 0, 1, candidates(NEXT_STEPS))
-  legal, finished, outcome, score = fields(judgement)
+  legal, finished, outcome, score, _ = fields(judgement)
   assert legal == [1, 1, 1, 0]
   # The domain knows that nothing is left, end token or not.
   assert finished == [True, True, True, False]
@@ -108,7 +108,7 @@ def test_nothing_is_legal_after_an_illegal_step():
   judge = LineJudge(Asked(), PROBLEM_235, VOCABULARY)
   ask(judge, PROBLEM, 0, candidates(ROOT_STEPS))
   judgement = ask(judge, 1, 1, candidates(NEXT_STEPS))
-  legal, finished, outcome, _ = fields(judgement)
+  legal, finished, outcome, *_ = fields(judgement)
   assert legal == [0] * 4
   assert finished == [False] * 4
   assert outcome == [NOT_JUDGED, Outcome.WRONG, Outcome.WRONG, NOT_JUDGED]
@@ -120,7 +120,7 @@ def test_what_is_not_judged(judge):
   expansion = candidates(ROOT_STEPS, count=(0, 2, 0, 0))
   legal, *_ = fields(ask(judge, PROBLEM, 0, expansion))
   assert legal == [-1, 0, -1, -1]
-  unjudged = [[-1] * 4, [False] * 4, [-1] * 4, [0] * 4]
+  unjudged = [[-1] * 4, [False] * 4, [-1] * 4, [0] * 4, [-1] * 4]
   assert fields(ask(judge, NOTHING, 1, candidates(ROOT_STEPS))) == unjudged
 
 
@@ -149,3 +149,56 @@ def test_trees_and_leaves_of_a_round_have_nodes_of_their_own():
   for judge, node in zip(judges, (2, 4), strict=True):
     assert judge.line(node * A) == (ADD, NEXT_STEPS[0][0])
     assert judge.line((node + 1) * A) == (ROOT_STEPS[1][0], ADD)
+
+
+def test_lines_that_leave_the_same_numbers_are_in_the_same_state():
+  problem = DOMAIN.parse("2 3 4 5 -> 100")
+  judge = LineJudge(DOMAIN, problem, VOCABULARY)
+
+  def states(leaf, node, texts):
+    expansion = candidates([(text, "delimiter") for text in texts])
+    leaf_BW, node_B = np.array([[leaf]]), np.array([node])
+    judgement = judge_round(
+      [judge], leaf_BW, node_B, expansion, names_states=True
+    )
+    assert judgement.state.dtype == np.int32
+    return judgement.state[0, 0].tolist()
+
+  add, multiply = "2 + 3 = 5 (left: 4 5 5)", "4 * 5 = 20 (left: 2 3 20)"
+  first = states(PROBLEM, 0, [add, multiply, "2 + 3 = 6 (left: 4 5 6)", add])
+  after_add = states(0, 1, [
+    "4 * 5 = 20 (left: 5 20)",
+    "5 * 4 = 20 (left: 20 5)",
+    "5 - 4 = 1 (left: 5 1)",
+    "5 + 5 = 10 (left: 4 10)",
+  ])  # fmt: skip
+  after_multiply = states(1, 2, [
+    "2 + 3 = 5 (left: 5 20)",
+    "3 - 2 = 1 (left: 1 20)",
+    "2 + 3 = 6 (left: 6 20)",
+    "20 + 2 = 22 (left: 3 22)",
+  ])  # fmt: skip
+  # What is refused has no state, and what is finished goes on from none.
+  assert first == [0, 1, -1, 0]
+  assert after_add == [2, 2, 3, 4]
+  assert after_multiply == [2, 5, -1, 6]
+  assert states(4, 3, ["5 * 20 = 100 (left: 100)"] * 4) == [-1] * 4
+
+
+def test_a_state_is_that_of_lines_of_one_length():
+  @dataclasses.dataclass(frozen=True)
+  class Alike(Countdown):
+    def state_key(self, problem, steps):
+      return "all alike" if "2" not in steps[-1] else None
+
+  problem = DOMAIN.parse("2 3 4 5 -> 100")
+  judge = LineJudge(Alike(), problem, VOCABULARY)
+  lines = [
+    (PROBLEM, "4 + 5 = 9 (left: 3 9)"),
+    (PROBLEM, "4 + 3 = 7 (left: 5 7)"),
+    (0, "3 + 9 = 12 (left: 12)"),
+    (0, "3 - 9 = -6 (left: -6)"),
+  ]
+  for index, (leaf, text) in enumerate(lines):
+    judge.check(leaf, index, VOCABULARY.encode_step(text, is_last=False))
+  assert [judge.state(i) for i in range(4)] == [0, 0, -1, 1]

@@ -9,8 +9,9 @@ from flax import nnx
 from qstar_jax.errors import UserError
 from qstar_jax.records import Outcome
 from qstar_jax.search.tree import NONE
+from qstar_jax.selfplay import plays
 from qstar_jax.selfplay.judge import LineJudge, judge_afterwards
-from qstar_jax.selfplay.player import Job
+from qstar_jax.selfplay.player import Job, Player
 
 MODES = ["value", "outcome"]
 
@@ -220,6 +221,58 @@ def test_prompt_too_long(tiny):
   assert "17 tokens" in message
   assert "text.max_prompt_tokens = 12" in message
   assert problem.prompt.strip() in message
+
+
+def test_shared_statistics_are_those_of_the_lines(tiny):
+  num_twins = 0
+  for played in tiny.play("shared", tiny.problems, tiny.seeds):
+    tree = played.tree
+    num_candidates = tree.count.shape[1]
+    keys = {}
+    for node, a in np.argwhere(tree.count > 0):
+      line = played.judge.line(int(node) * num_candidates + int(a))
+      check = tiny.domain.check_step(played.problem, line[:-1], line[-1])
+      state = tree.state[node, a]
+      goes_on = check.is_legal and tree.outcome[node, a] < 0
+      assert (state != NONE) == goes_on
+      if goes_on:
+        key = tiny.domain.state_key(played.problem, line)
+        assert keys.setdefault(state, key) == key
+        num_twins += 1
+    assert len(set(keys.values())) == len(keys)
+    num_twins -= len(keys)
+    q = plays.to_record(
+      tiny.domain,
+      played,
+      actor_id=0,
+      sequence=0,
+      params_version=0,
+      search=tiny.searches["shared"],
+      prompt_tokens=[],
+    ).q
+    nodes = tree.depth != NONE
+    states, is_open = tree.state[nodes], tree.is_open[nodes]
+    for state in np.unique(states[is_open]):
+      assert np.ptp(q[is_open & (states == state)]) == 0
+  assert num_twins > 0
+
+
+def test_a_domain_that_names_no_states_shares_no_statistics(tiny):
+  class Nameless:
+    name = "nameless"
+
+  graphdef, _ = tiny.network()
+  with pytest.raises(UserError, match="nameless has no method state_key"):
+    Player(
+      graphdef,
+      Nameless(),
+      tiny.vocabulary,
+      model=None,
+      text=tiny.text,
+      search=tiny.searches["shared"],
+      num_trees=1,
+      mesh=None,
+    )
 
 
 def test_a_beam_proposes_no_candidate_twice(tiny, trees):

@@ -25,8 +25,7 @@ def make_record(tiny, played, mode, row):
     actor_id=3,
     sequence=row,
     params_version=7,
-    terminal_value=mode,
-    temperature=1.0,
+    search=tiny.searches[mode],
     prompt_tokens=tiny.vocabulary.encode_prompt(prompt),
   )
 

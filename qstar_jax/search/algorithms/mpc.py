@@ -31,7 +31,9 @@ def num_nodes(config: SearchConfig, max_steps: int) -> int:
   num_lines = config.num_candidates * config.num_rollouts
   rounds = 1 + -(-config.num_candidates // config.leaves_per_round)
   rounds += (config.horizon - 1) * -(-num_lines // config.leaves_per_round)
-  return max_steps * rounds * config.leaves_per_round
+  whole = max_steps * rounds * config.leaves_per_round
+  # What a move keeps is within the horizon of the next one, which fills it up.
+  return moves.room(whole, 2, config, max_steps)
 
 
 def begin(
@@ -43,24 +45,15 @@ def begin(
   return tree.replace(move_width=width)
 
 
-def _below_root(tree: SearchTree, max_steps: int) -> chex.Array:
-  """bool [N], the node is the root's or below it (one tree)."""
-  is_root_N = jnp.arange(tree.depth.size) == tree.root_node
-
-  def up(_, is_below_N):
-    is_above = is_below_N[tree.parent] & (tree.parent != NONE)
-    return is_root_N | is_above
-
-  return jax.lax.fori_loop(0, max_steps, up, is_root_N) & (tree.depth != NONE)
-
-
 def select(
   tree: SearchTree, slot: chex.Array, config: SearchConfig, max_steps: int
 ) -> Pick:
   """The shallowest line of the roll-outs, or the root."""
   del slot
   relative_N = tree.depth - tree.root_depth
-  is_inside_N = _below_root(tree, max_steps) & (relative_N < config.horizon)
+  is_inside_N = tree_lib.is_below_root(tree, max_steps) & (
+    relative_N < config.horizon
+  )
   can_expand = lines.is_frontier(tree) & is_inside_N[:, None]
   shallow_first = jnp.where(can_expand, -relative_N[:, None] * 1.0, -jnp.inf)
   edge = best_edge(shallow_first)
