@@ -130,8 +130,7 @@ def test_a_record_reads_as_what_it_is(tiny):
     actor_id=0,
     sequence=0,
     params_version=0,
-    terminal_value="value",
-    temperature=0.0,
+    search=tiny.searches["token_beam"],
     prompt_tokens=tiny.vocabulary.encode_prompt(played.problem.prompt),
   )
   reading = TreeReading(record, tiny.vocabulary)
