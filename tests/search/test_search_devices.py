@@ -17,7 +17,7 @@ A, MAX_STEPS, NUM_TREES, NUM_DEVICES = 3, 4, 16, 8
 CONFIG = SearchConfig(num_candidates=A, num_simulations=8, leaves_per_round=2)
 STATE_SPEC = SearchState(
   tree=P("data"),
-  store=(P("data"), P(None, "data")),
+  store=testing.HashStore(P("data"), P(None, "data")),
   round=P("data"),
   rng_key=P("data"),
 )
