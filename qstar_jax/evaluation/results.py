@@ -18,6 +18,8 @@ from qstar_jax.replay import files
 
 # More than a picture takes; only named where the disk is full.
 _MAX_BYTES = 1_000_000
+# Tell lines apart where colours do not.
+_MARKERS = "osD^vPX<>*h"
 
 Row = dict[str, Any]
 
@@ -87,9 +89,14 @@ def write(
 @matplotlib.rc_context({"text.parse_math": False})
 def draw(rows: Sequence[Row]) -> Figure:
   """Top-1 against tokens, a line for each searcher, 95 % intervals shaded."""
-  figure = Figure(figsize=(8, 5.5), layout="constrained")
+  figure = Figure(figsize=(10, 6), layout="constrained")
   axes = figure.add_subplot()
-  names = list(dict.fromkeys(row["searcher"] for row in rows))
+  # The legend then stands in the order in which the lines end.
+  most = {
+    row["searcher"]: (row["top1"], row["tokens_per_problem"])
+    for row in sorted(rows, key=lambda row: row["tokens_per_problem"])
+  }
+  names = sorted(most, key=most.__getitem__, reverse=True)
   colours = matplotlib.colormaps["tab20"]
   for i, name in enumerate(names):
     points = sorted(
@@ -106,10 +113,14 @@ def draw(rows: Sequence[Row]) -> Figure:
     )
     label = f"{name} (verifier)" if uses_verifier else name
     style = "--" if uses_verifier else "-"
-    colour = colours(i % 20)
-    axes.plot(tokens, top1, style, marker="o", color=colour, label=label)
+    # Dark and light tones come in pairs: neighbours get different pairs.
+    colour = colours((2 * i + i // 10) % 20)
+    marker = _MARKERS[i % len(_MARKERS)]
+    axes.plot(
+      tokens, top1, style, marker=marker, ms=7, color=colour, label=label
+    )
     if len(points) > 1:
-      axes.fill_between(tokens, low, high, color=colour, alpha=0.12, lw=0)
+      axes.fill_between(tokens, low, high, color=colour, alpha=0.1, lw=0)
     else:
       spread = [[top1[0] - low[0]], [high[0] - top1[0]]]
       axes.errorbar(tokens, top1, yerr=spread, color=colour, capsize=3)
@@ -117,7 +128,7 @@ def draw(rows: Sequence[Row]) -> Figure:
   axes.set_xlabel("tokens per problem, generated and prefilled")
   axes.set_ylabel("solved (top-1), %")
   axes.grid(alpha=0.3, which="both")
-  axes.legend(fontsize="small", ncols=2)
+  figure.legend(loc="outside right upper", fontsize="small")
   return figure
 
 

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from qstar_jax.records import Outcome
+from qstar_jax.search.algorithms import token_astar
 from tests.search.hash_plays import (
   BASE,
   NUM_TREES,
@@ -11,6 +13,7 @@ from tests.search.hash_plays import (
   expanded_paths,
   path,
   play,
+  row,
   setting,
 )
 from tests.search.test_queues import in_queue_order
@@ -39,6 +42,26 @@ def test_token_astar_is_a_queue(weight):
       num_found += 1
       assert path(tree, b, committed(tree, b)[-1]) == found
   assert num_found > NUM_TREES // 2
+
+
+def test_token_astar_takes_a_verdict_for_the_value():
+  config = setting("token_astar", heuristic_weight=3.0)
+  tree = row(play(config), 0)
+  before = token_astar.priority(tree, config)
+  # A node below the first, whose lines have two steps.
+  node = 1
+  outcome, score = tree.outcome.copy(), tree.score.copy()
+  outcome[node, :2] = Outcome.CORRECT, Outcome.WRONG
+  score[node, :2] = 1.0, 0.25
+  after = token_astar.priority(
+    tree.replace(outcome=outcome, score=score), config
+  )
+  above = tree.log_prob[tree.parent[node], tree.candidate[node]]
+  line_log_prob = above + tree.log_prob[node, :2]
+  np.testing.assert_allclose(
+    after[node, :2], line_log_prob + np.log([1.0, 0.25]), rtol=1e-5
+  )
+  np.testing.assert_array_equal(after[node, 2:], before[node, 2:])
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
