@@ -7,7 +7,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from qstar_jax.records import LabelledLine
-from qstar_jax.store.codec import Codec, check_types, read_example
+from qstar_jax.store.codec import (
+  Codec,
+  check_types,
+  read_example,
+  write_example,
+)
 from qstar_jax.text.vocabulary import DELIMITER
 
 # Changes whenever the fields below or their meaning do.
@@ -57,7 +62,7 @@ def encode(line: LabelledLine) -> bytes:
     )
   check(line)
   example |= {"steps": list(line.steps), "label": line.label}
-  return features().serialize_example(example)
+  return write_example(features(), example)
 
 
 def decode(example: bytes) -> LabelledLine:

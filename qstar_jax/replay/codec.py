@@ -13,7 +13,12 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from qstar_jax.records import TreeRecord
-from qstar_jax.store.codec import Codec, check_types, read_example
+from qstar_jax.store.codec import (
+  Codec,
+  check_types,
+  read_example,
+  write_example,
+)
 
 # Changes whenever the fields below or their meaning do.
 SCHEMA_VERSION = 1
@@ -98,7 +103,7 @@ def encode(record: TreeRecord) -> bytes:
   for name, dtype in MATRICES.items():
     example[name] = _checked(record, name, dtype, matrix_shape).reshape(-1)
   example[ROW_WIDTH] = record.length.shape[-1]
-  return features().serialize_example(example)
+  return write_example(features(), example)
 
 
 def decode(example: bytes) -> TreeRecord:

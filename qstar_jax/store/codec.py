@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar
 
 import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
+from tensorflow_datasets.proto import tf_example_pb2
 
 Record = TypeVar("Record")
 
@@ -105,6 +106,17 @@ def check_types(record: Any, types: Mapping[str, type]) -> dict[str, Any]:
         f"{kind.__name__}."
       )
   return values
+
+
+def write_example(
+  features: tfds.features.FeaturesDict, fields: Mapping[str, Any]
+) -> bytes:
+  """The fields as a serialised tf.Example, the same bytes in every process."""
+  example = tf_example_pb2.Example.FromString(
+    features.serialize_example(fields)
+  )
+  # The fields are a map, whose order otherwise changes with the process.
+  return example.SerializeToString(deterministic=True)
 
 
 def read_example(

@@ -1,6 +1,9 @@
 """What a store does for records of any kind; see tests/replay for the rest."""
 
 import json
+import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -8,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from qstar_jax.errors import UserError
 from qstar_jax.store import manifest as manifest_lib
-from qstar_jax.store.codec import Codec, read_example
+from qstar_jax.store.codec import Codec, read_example, write_example
 from qstar_jax.store.reader import CorruptRecordError, StoreReader
 from qstar_jax.store.writer import StoreWriter
 
@@ -30,7 +33,7 @@ NUMBERS = Codec(
   records="numbers",
   stream="source",
   features=lambda: _FEATURES,
-  encode=lambda number: _FEATURES.serialize_example({"n": number}),
+  encode=lambda number: write_example(_FEATURES, {"n": number}),
   decode=_decode,
   params_version=lambda number: 0,
 )
@@ -54,20 +57,23 @@ def test_records_that_belong_together_share_a_shard(tmp_path, open_writer):
 
 
 def test_progress_is_that_of_the_records(open_writer):
-  """Dropped with them, and stored without any."""
-  with open_writer() as writer:
+  """Stored with them, lost with them, dropped with them."""
+  with pytest.raises(KeyError), open_writer() as writer:
     assert writer.progress == {}
     writer.extend([0, 1, 2, 3], {"done": 1})
-    cursor = writer.cursor
+    cursor = json.loads(json.dumps(writer.cursor))
     writer.extend([4, 5], {"done": 2})
     assert writer.progress == {"done": 2}
-    writer.close()
+    raise KeyError
+  with open_writer() as writer:
+    assert (writer.next_sequence, writer.progress) == (4, {"done": 1})
+    writer.extend([4, 5], {"done": 2})
   with open_writer() as writer:
     assert (writer.next_sequence, writer.progress) == (6, {"done": 2})
     writer.extend([], {"done": 3})
   with open_writer() as writer:
     assert (writer.next_sequence, writer.progress) == (6, {"done": 3})
-    writer.truncate(json.loads(json.dumps(cursor)))
+    writer.truncate(cursor)
     assert (writer.next_sequence, writer.progress) == (4, {"done": 1})
   with open_writer() as writer:
     assert (writer.next_sequence, writer.progress) == (4, {"done": 1})
@@ -129,3 +135,32 @@ def test_corrupt_records_are_named_and_counted(tmp_path, open_writer):
 def test_bytes_that_are_no_example(example, what):
   with pytest.raises(ValueError, match=what):
     read_example(_FEATURES, example)
+
+
+_ENCODE = """
+import hashlib, runpy, sys
+from qstar_jax.labels import codec as labels_codec
+from qstar_jax.replay import codec as replay_codec
+
+replay, labels = map(runpy.run_path, sys.argv[1:])
+for example in (
+  replay_codec.encode(replay["random_tree"](0)),
+  labels_codec.encode(labels["line_of"](0)),
+):
+  print(hashlib.sha256(example).hexdigest())
+"""
+
+
+def test_every_process_writes_the_same_bytes():
+  """A map of protocol buffers is in an order of its process unless told."""
+  tests = pathlib.Path(__file__).parents[1]
+  conftests = [tests / name / "conftest.py" for name in ("replay", "labels")]
+  command = [sys.executable, "-c", _ENCODE, *conftests]
+  outputs = {
+    subprocess.run(
+      command, check=True, capture_output=True, text=True, cwd=tests.parent
+    ).stdout
+    for _ in range(3)
+  }
+  assert len(outputs) == 1
+  assert len(set(outputs.pop().split())) == 2
