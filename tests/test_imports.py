@@ -118,7 +118,10 @@ def test_the_package_is_imported_at_once():
 
 @pytest.mark.parametrize(
   "module",
-  ["domains", "text.vocabulary", "replay", "configuration", "cli.main"],
+  [
+    *("domains", "text.vocabulary", "store.writer", "replay", "labels.codec"),
+    *("configuration", "cli.main"),
+  ],
 )
 def test_modules_that_need_no_accelerator_load_no_jax(module):
   loaded = _run(

@@ -18,7 +18,7 @@ from qstar_jax.store import files
 from qstar_jax.store import manifest as manifest_lib
 from qstar_jax.store.reader import StoreReader
 
-NUM_ITEMS = 23
+NUM_ITEMS = 15
 SHARD_LINES = 4
 
 
@@ -65,7 +65,7 @@ def _all_lines(source):
 def test_every_line_is_stored_in_order(out, run, source, same_line):
   assert run(out)
   stored, lines = list(StoreReader(out, codec.LINES)), _all_lines(source)
-  assert len(stored) == len(lines) > 20
+  assert len(stored) == len(lines) > 15
   assert all(map(same_line, stored, lines))
   shards = manifest_lib.read(out / "process_00000", codec.LINES).shards
   # An item's lines are not parted.
@@ -113,16 +113,12 @@ def test_a_job_that_is_done_does_nothing(out, run, monkeypatch):
 def test_progress_is_told(out, run):
   told = []
   run(out, process=1, num_processes=3, on_progress=lambda *n: told.append(n))
-  assert told == [(done, 8) for done in range(9)]
+  assert told == [(done, 5) for done in range(6)]
 
 
 def test_processes_share_the_items(out, run, source, same_line):
   for process in (2, 0, 1):
     run(out, process=process, num_processes=3)
-  for process in range(3):
-    folder = out / f"process_{process:05d}"
-    alone = out.parent / f"alone_{process}"
-    shutil.copytree(folder, alone / "process_00000")
   stored = {line.origin: line for line in StoreReader(out, codec.LINES)}
   lines = _all_lines(source)
   assert len(stored) == len(lines) == len(StoreReader(out, codec.LINES))
@@ -174,7 +170,7 @@ def test_every_instant_of_a_job_can_be_the_last(
     items.add(job.read_counts(epath.Path(path))["items"])
     run(path)
     assert _contents(path) == expected
-  assert len(items) > 5
+  assert len(items) > 3
 
 
 # Forks a process for every line it reads, so that imports are paid once.
@@ -193,7 +189,7 @@ for line in sys.stdin:
   pid = os.fork()
   if not pid:
     job.run(
-      source, epath.Path(out), num_items=600, shard_lines=8,
+      source, epath.Path(out), num_items=300, shard_lines=8,
       process=process, num_processes=2,
     )
     os._exit(0)
@@ -230,7 +226,7 @@ def _is_running(pid):
 
 
 @pytest.mark.parametrize(
-  "num_kills", [6, pytest.param(60, marks=pytest.mark.slow)]
+  "num_kills", [4, pytest.param(60, marks=pytest.mark.slow)]
 )
 def test_two_processes_killed_at_random_instants(
   out, make_line, same_line, tmp_path, num_kills
@@ -250,14 +246,14 @@ def test_two_processes_killed_at_random_instants(
     while any(map(_is_running, pids)):
       time.sleep(0.01)
   stored = {line.origin: line for line in StoreReader(out, codec.LINES)}
-  assert len(stored) == len(StoreReader(out, codec.LINES)) == 1800
-  for index in range(1800):
+  assert len(stored) == len(StoreReader(out, codec.LINES)) == 900
+  for index in range(900):
     assert same_line(stored[f"item {index}"], make_line(index))
   for process in range(2):
     job.run(
       lambda item: [make_line(3 * item + i) for i in range(3)],
       epath.Path(tmp_path / "uninterrupted"),
-      num_items=600,
+      num_items=300,
       shard_lines=8,
       process=process,
       num_processes=2,
