@@ -18,7 +18,8 @@ def consensus(
   Args:
     line: labelled by one source.
     other: the same text, labelled by the other.
-    tolerance: largest difference, in [0, 1).
+    tolerance: largest difference, in [0, 1]. Hard labels differ by 0 or 1: let
+      it be less than 1 for them.
 
   Returns:
     The line with the labels of both: hard if both are, as new as the newer

@@ -28,6 +28,13 @@ def test_where_two_agree(make_line):
   )
 
 
+def test_no_label_is_no_zero(make_line):
+  """However much may lie between two labels."""
+  one = make_line(0, label=_labels(0, -1, 0))
+  other = make_line(0, label=_labels(-1, -1, 1))
+  assert consensus(one, other, tolerance=1).label.tolist() == [-1, -1, 0.5]
+
+
 def test_of_hard_labels_it_is_hard(make_line):
   one = make_line(0, kind="hard", label=_labels(1, 0, 1))
   other = make_line(0, kind="hard", label=_labels(1, 1, -1))

@@ -1,4 +1,5 @@
 import collections
+import itertools
 
 import numpy as np
 import pytest
@@ -84,9 +85,7 @@ def test_tree_q(tree, vocabulary):
     )
 
 
-def test_tree_q_of_a_search_that_asked_the_verifier(
-  tree, vocabulary, make_tree
-):
+def test_tree_q_of_a_search_that_asked_the_verifier(tree, vocabulary):
   """Verdicts count, but not one that ran out of time."""
   tree = _replace(tree, terminal_value="outcome")
   assert _shown(tree_q(tree, vocabulary)) == [
@@ -94,6 +93,21 @@ def test_tree_q_of_a_search_that_asked_the_verifier(
     ((SUM, "5 + 5 = 10 (left: 10)"), [0.75, 1.0], False),
     ((SUM, "5 - 5 = 0 (left: 0)"), [-1, 0.0], True),
     ((SUM, "5 / 5 = 2", "2 * 5 = 10"), [-1, 0.5, 1.0], False),
+  ]
+
+
+def test_a_step_without_label_between_two(make_tree, vocabulary):
+  """One line has both."""
+  tree = make_tree(
+    PROMPT,
+    [
+      (None, [(SUM + "\n", {"visits": 2, "q": 0.5})]),
+      ((0, 0), [("5 / 5 = 2\n", {})]),
+      ((1, 0), [("2 * 5 = 10\n", {"visits": 1, "q": 0.25})]),
+    ],
+  )
+  assert _shown(tree_q(tree, vocabulary)) == [
+    ((SUM, "5 / 5 = 2", "2 * 5 = 10"), [0.5, -1, 0.25], False)
   ]
 
 
@@ -244,14 +258,15 @@ def _expected(problem, texts):
 
 
 def _found(lines):
-  """Labels by text; each key must come once. Ends inside a line are `\n`."""
-  counts, labels = collections.Counter(), {}
+  r"""Labels by text: each once, on as few lines as there can be.
+
+  Ends inside a line are `\n`.
+  """
+  counts, labels, paths = collections.Counter(), {}, []
   for line in lines:
-    last = len(line.steps) - 1
-    steps = [
-      (text, "$" if i == last and line.is_finished else "\n")
-      for i, text in enumerate(line.steps)
-    ]
+    ends = ["\n"] * (len(line.steps) - 1) + ["$" if line.is_finished else "\n"]
+    steps = list(zip(line.steps, ends, strict=True))
+    paths.append(steps)
     for i, label in enumerate(line.label.tolist()):
       if label >= 0:
         key = (tuple(steps[:i]), steps[i])
@@ -259,6 +274,8 @@ def _found(lines):
         labels[key] = label
     assert line.label[-1] >= 0
   assert set(counts.values()) <= {1}
+  for one, other in itertools.permutations(paths, 2):
+    assert other[: len(one)] != one
   return labels
 
 
