@@ -28,7 +28,7 @@ from qstar_jax.config import CheckpointConfig, ExperimentConfig
 from qstar_jax.errors import UserError
 from qstar_jax.learner.train_step import TrainState
 from qstar_jax.model.transformer import init_model
-from qstar_jax.replay import files
+from qstar_jax.store import files
 from qstar_jax.text.vocabulary import Vocabulary, from_bytes
 
 # Raise this when `meta` or the tree of parameters changes shape.

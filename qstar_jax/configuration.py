@@ -23,6 +23,7 @@ from etils import epath
 from qstar_jax import validation
 from qstar_jax.config import ExperimentConfig
 from qstar_jax.errors import UserError
+from qstar_jax.store import files
 
 CONFIG_FILE = "config.json"
 
@@ -336,10 +337,6 @@ def claim_run_dir(run_dir: epath.PathLike, config: ExperimentConfig) -> None:
     UserError: the directory holds a run of another config, or cannot be
       written.
   """
-  # The store's file functions bring TFDS along: half a second for every reader
-  # of a config if imported above.
-  from qstar_jax.replay import files
-
   path = epath.Path(run_dir) / CONFIG_FILE
   if path.exists():
     try:

@@ -218,6 +218,42 @@ class TreeRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+class LabelledLine:
+  """A line of which some steps have been judged: process supervision.
+
+  Steps without a label are context for those that have one. A label speaks of
+  its step after the steps before it; where one of those is wrong the line is
+  lost already, and so is the step.
+
+  Attributes:
+    domain: name of the domain, or of the dataset that the line comes from.
+    problem_key: canonical form of the problem; splits are made by it.
+    prompt: the problem's text; ends in a newline, holds no other.
+    steps: texts without delimiter, at least one.
+    is_finished: the last step finishes the line.
+    label: float32 [len(steps)] in [0, 1]; -1 where a step has none.
+    kind: what a label is: `hard`, a yes or no, 1 or 0; `soft`, a probability.
+    source: who says so, a name of `labels.SOURCES`.
+    params_version: learner step of the network that was asked; -1 if none was.
+    tokens: generated and prefilled to find these labels, >= 0.
+    origin: where the line comes from, for a person to look it up: a tree, or a
+      file and its record.
+  """
+
+  domain: str
+  problem_key: str
+  prompt: str
+  steps: tuple[str, ...]
+  is_finished: bool
+  label: np.ndarray
+  kind: str
+  source: str
+  params_version: int
+  tokens: int
+  origin: str
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainBatch:
   """Lines of text with weights, the one input of the learner.
 

@@ -14,7 +14,8 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # What every part may import.
 _BASE = {"config", "errors", "improvement", "records"}
-_WORLD = {"domains", "text", "model", "search", "replay", "distributed"}
+_WORLD = {"domains", "text", "model", "search", "store", "replay"}
+_WORLD |= {"distributed"}
 _PLAY = _WORLD | {"selfplay"}
 
 # Part: the parts it may import besides itself and the base. A part is a folder
@@ -26,15 +27,16 @@ ALLOWED = {
   "distributed": set(),
   "model": {"distributed"},
   "search": set(),
-  "replay": set(),
-  "data": {"domains", "text", "replay"},
+  "store": set(),
+  "replay": {"store"},
+  "data": {"domains", "text", "store", "replay"},
   "selfplay": _WORLD,
   "labels": _PLAY,
   "learner": {"model", "replay", "distributed"},
-  "checkpoint": {"configuration", "learner", "model", "replay", "text"},
+  "checkpoint": {"configuration", "learner", "model", "store", "text"},
   "evaluation": _PLAY | {"labels", "checkpoint", "configuration"},
   "validation": {"domains", "search", "distributed"},
-  "configuration": {"validation", "replay"},
+  "configuration": {"validation", "store"},
   "training": _PLAY
   | {"configuration", "validation", "data", "labels", "learner"}
   | {"checkpoint", "evaluation"},
@@ -48,8 +50,8 @@ RESERVED = {
   "tensorflow_text": {"data"},
   "seqio": {"data"},
 }
-_WITHOUT_JAX = {"config", "errors", "records", "domains", "text", "replay"}
-_WITHOUT_JAX |= {"validation", "configuration"}
+_WITHOUT_JAX = {"config", "errors", "records", "domains", "text", "store"}
+_WITHOUT_JAX |= {"replay", "validation", "configuration"}
 
 
 def _part(path: pathlib.Path) -> str:
@@ -116,7 +118,10 @@ def test_the_package_is_imported_at_once():
 
 @pytest.mark.parametrize(
   "module",
-  ["domains", "text.vocabulary", "replay", "configuration", "cli.main"],
+  [
+    *("domains", "text.vocabulary", "store.writer", "replay", "labels.codec"),
+    *("configuration", "cli.main"),
+  ],
 )
 def test_modules_that_need_no_accelerator_load_no_jax(module):
   loaded = _run(

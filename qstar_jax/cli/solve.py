@@ -7,7 +7,7 @@ from qstar_jax import configuration
 from qstar_jax.cli import runtime
 from qstar_jax.errors import UserError
 from qstar_jax.records import Outcome
-from qstar_jax.replay import files
+from qstar_jax.store import files
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -36,7 +36,7 @@ def main(argv: Sequence[str]) -> int:
   # These load JAX, which has to be set up first.
   import jax
 
-  from qstar_jax.replay import files
+  from qstar_jax.store import files
   from qstar_jax.training import alternate, closing, preemption
   from qstar_jax.training.reporting import Reporter
 

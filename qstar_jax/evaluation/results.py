@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from qstar_jax.replay import files
+from qstar_jax.store import files
 
 # More than a picture takes; only named where the disk is full.
 _MAX_BYTES = 1_000_000

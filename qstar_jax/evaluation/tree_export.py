@@ -18,8 +18,8 @@ from etils import epath
 from qstar_jax.errors import UserError
 from qstar_jax.evaluation.tree_reading import Edge, TreeReading
 from qstar_jax.records import Domain, Problem, TreeRecord
-from qstar_jax.replay import files
 from qstar_jax.selfplay.plays import PlayResult
+from qstar_jax.store import files
 from qstar_jax.text.vocabulary import Vocabulary
 
 # Raise this when a field changes its meaning or goes.

@@ -1,4 +1,4 @@
-"""TreeRecord to tf.Example bytes and back, and what TFDS must know to read it.
+"""TreeRecord to tf.Example bytes and back.
 
 TensorFlow Datasets serialises flat features without TensorFlow, ragged ones
 not. So every array is stored as a 1-D sequence, [n, A] arrays row by row, and
@@ -7,18 +7,21 @@ stored as their 8 bytes.
 """
 
 import functools
-import json
+import operator
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from qstar_jax.records import TreeRecord
+from qstar_jax.store.codec import (
+  Codec,
+  check_types,
+  read_example,
+  write_example,
+)
 
 # Changes whenever the fields below or their meaning do.
 SCHEMA_VERSION = 1
-DATASET = "qstar_trees"
-SPLIT = "train"
-SHARD_PREFIX = f"{DATASET}-{SPLIT}.array_record-"
 
 TEXTS = ("domain", "problem_key", "prompt", "terminal_value")
 INTEGERS = (
@@ -54,6 +57,12 @@ MATRICES = {
 }
 ROW_WIDTH = "num_candidates"
 
+_SCALARS = (
+  dict.fromkeys(TEXTS, str)
+  | dict.fromkeys(INTEGERS, int)
+  | dict.fromkeys(DOUBLES, float)
+)
+
 _DESCRIPTION = f"""
 Search trees of qstar_jax self-play, schema {SCHEMA_VERSION}; the fields are
 those of its TreeRecord. A matrix has one row a node and is stored row by row:
@@ -88,25 +97,22 @@ def encode(record: TreeRecord) -> bytes:
       states.
   """
   matrix_shape = record.node_parent.shape + record.length.shape[-1:]
-  example = {}
-  for names, kind in ((TEXTS, str), (INTEGERS, int), (DOUBLES, float)):
-    for name in names:
-      example[name] = getattr(record, name)
-      if not isinstance(example[name], kind):
-        raise ValueError(
-          f"TreeRecord.{name} is {example[name]!r}; it must be {kind.__name__}."
-        )
+  example = check_types(record, _SCALARS)
   for name, dtype in VECTORS.items():
     example[name] = _checked(record, name, dtype, (None,))
   for name, dtype in MATRICES.items():
     example[name] = _checked(record, name, dtype, matrix_shape).reshape(-1)
   example[ROW_WIDTH] = record.length.shape[-1]
-  return features().serialize_example(example)
+  return write_example(features(), example)
 
 
 def decode(example: bytes) -> TreeRecord:
-  """The record whose `encode` gave `example`, equal bit for bit."""
-  fields = features().deserialize_example_np(example)
+  """The record whose `encode` gave `example`, equal bit for bit.
+
+  Raises:
+    ValueError: the bytes are no such record.
+  """
+  fields = read_example(features(), example)
   row_width = fields.pop(ROW_WIDTH)
   for name in TEXTS:
     fields[name] = fields[name].decode()
@@ -132,44 +138,14 @@ def _checked(record, name, dtype, shape) -> np.ndarray:
   return array
 
 
-def shard_file(index: int) -> str:
-  """Name of the shard `index`, as the TFDS file template below spells it."""
-  return f"{SHARD_PREFIX}{index:05d}"
-
-
-def tfds_files(shard_lengths: list[int], num_bytes: int) -> dict[str, str]:
-  """The JSON files that make a folder of shards a TFDS dataset, by name.
-
-  Args:
-    shard_lengths: trees in each shard, in order.
-    num_bytes: size of all shards together.
-  """
-  identity = tfds.core.DatasetIdentity(
-    name=DATASET,
-    version=tfds.core.Version(f"{SCHEMA_VERSION}.0.0"),
-    data_dir="",
-    module_name="",
-  )
-  info = tfds.core.DatasetInfo(
-    builder=identity,
-    description=_DESCRIPTION,
-    features=features(),
-    disable_shuffling=True,
-  )
-  info.set_file_format(tfds.core.FileFormat.ARRAY_RECORD)
-  split = tfds.core.SplitInfo(
-    name=SPLIT,
-    shard_lengths=shard_lengths,
-    num_bytes=num_bytes,
-    # Shards keep coming, so their names cannot hold the number of shards.
-    filename_template=tfds.core.ShardedFileTemplate(
-      data_dir="",
-      template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}",
-      dataset_name=DATASET,
-    ),
-  )
-  info.set_splits(tfds.core.SplitDict([split]))
-  return {
-    "features.json": json.dumps(features().to_json(), indent=1, sort_keys=True),
-    "dataset_info.json": info.as_json,
-  }
+TREES: Codec[TreeRecord] = Codec(
+  dataset="qstar_trees",
+  schema_version=SCHEMA_VERSION,
+  description=_DESCRIPTION,
+  records="trees",
+  stream="actor",
+  features=features,
+  encode=encode,
+  decode=decode,
+  params_version=operator.attrgetter("params_version"),
+)

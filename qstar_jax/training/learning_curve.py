@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from qstar_jax.errors import UserError
-from qstar_jax.replay import files
+from qstar_jax.store import files
 from qstar_jax.training.displays import format_value
 from qstar_jax.training.metrics_log import (
   FILE_NAME,

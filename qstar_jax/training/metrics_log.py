@@ -11,7 +11,7 @@ from typing import Any
 from etils import epath
 
 from qstar_jax.errors import UserError
-from qstar_jax.replay import files
+from qstar_jax.store import files
 
 FILE_NAME = "metrics.jsonl"
 

@@ -8,7 +8,7 @@ from etils import epath
 from rich.console import Console
 
 from qstar_jax.config import ExperimentConfig
-from qstar_jax.replay import files
+from qstar_jax.store import files
 from qstar_jax.training.displays import (
   Display,
   JsonDisplay,

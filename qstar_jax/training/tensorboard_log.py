@@ -16,7 +16,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import masked_crc32c
 
-from qstar_jax.replay import files
+from qstar_jax.store import files
 from qstar_jax.training.metrics_log import append_whole
 
 

@@ -11,7 +11,9 @@ import time
 
 import pytest
 
-from qstar_jax.replay import ReplayReader, ReplayWriter, manifest
+from qstar_jax.replay import ReplayReader, ReplayWriter
+from qstar_jax.replay.codec import TREES
+from qstar_jax.store import manifest
 
 # Forks a writer for every line it reads, so that imports are paid once.
 _SERVER = """
@@ -86,7 +88,7 @@ def test_killed_at_random_instants(store, make_tree, same_tree, num_kills):
     assert writer.next_sequence == num_trees
     writer.append(make_tree(num_trees))
   assert _check(store, make_tree, same_tree) == num_trees + 1
-  listed = {shard.file for shard in manifest.read(writer.folder).shards}
+  listed = {shard.file for shard in manifest.read(writer.folder, TREES).shards}
   present = {path.name for path in writer.folder.iterdir()}
   others = {".lock", "manifest.json", "features.json", "dataset_info.json"}
   assert present == listed | others

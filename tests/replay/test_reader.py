@@ -12,9 +12,9 @@ from qstar_jax.replay import (
   DamagedShardError,
   ReplayReader,
   ReplayWriter,
-  files,
-  manifest,
 )
+from qstar_jax.replay.codec import TREES
+from qstar_jax.store import files, manifest
 
 
 def _keys(records):
@@ -52,7 +52,7 @@ def _damages(rng, content):
 
 def test_every_cut_and_every_flipped_bit_is_found(store, fill, make_tree):
   folder = fill(12)
-  shard = folder / manifest.read(folder).shards[1].file
+  shard = folder / manifest.read(folder, TREES).shards[1].file
   content = shard.read_bytes()
   intact = [*range(4), *range(8, 12)]
   for damaged in _damages(np.random.default_rng(0), content):
@@ -74,7 +74,7 @@ def test_every_cut_and_every_flipped_bit_is_found(store, fill, make_tree):
 
 def test_a_missing_shard_is_damaged(store, fill):
   folder = fill(8)
-  (folder / manifest.read(folder).shards[0].file).unlink()
+  (folder / manifest.read(folder, TREES).shards[0].file).unlink()
   with pytest.raises(DamagedShardError, match="No such file"):
     list(ReplayReader(store))
   reader = ReplayReader(store, skip_damaged=True)
@@ -83,7 +83,7 @@ def test_a_missing_shard_is_damaged(store, fill):
 
 def test_damage_after_opening_is_found(store, fill):
   folder = fill(4)
-  shard = folder / manifest.read(folder).shards[0].file
+  shard = folder / manifest.read(folder, TREES).shards[0].file
   reader = ReplayReader(store, skip_damaged=True)
   assert reader[0].sequence == 0
   shard.write_bytes(bytes(len(shard.read_bytes())))
@@ -96,9 +96,9 @@ def test_a_wrong_count_in_the_manifest_is_found(store, fill):
   """Only the files can tell: a consistent manifest that says one tree more."""
   folder = fill(4)
   path = folder / manifest.FILE
-  text = path.read_text().replace('"num_trees": 4', '"num_trees": 5')
+  text = path.read_text().replace('"num_records": 4', '"num_records": 5')
   path.write_text(text.replace('"last_sequence": 3', '"last_sequence": 4'))
-  with pytest.raises(DamagedShardError, match="it has 4 trees"):
+  with pytest.raises(DamagedShardError, match="it has 4 records"):
     ReplayReader(store)[0]
 
 

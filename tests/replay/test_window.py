@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 
 from qstar_jax.errors import UserError
-from qstar_jax.replay import ReplayReader, ReplayWindow, manifest
+from qstar_jax.replay import ReplayReader, ReplayWindow
+from qstar_jax.replay.codec import TREES
+from qstar_jax.store import manifest
 
 
 @pytest.fixture
@@ -109,7 +111,7 @@ def test_update_reads_what_came_since(store, fill):
 
 def test_update_reads_no_more_than_it_holds(store, fill):
   folder = fill(12)
-  (folder / manifest.read(folder).shards[0].file).unlink()
+  (folder / manifest.read(folder, TREES).shards[0].file).unlink()
   window = ReplayWindow(5, 100, seed=0)
   assert window.update(ReplayReader(store)) == 5
   assert sorted(_sequences(window.sample(9))) == [7, 8, 9, 10, 11]
@@ -175,7 +177,7 @@ def test_resuming_past_a_damaged_shard(store, fill):
   folder = fill(8)
   window = ReplayWindow(8, 3, seed=0)
   window.update(ReplayReader(store))
-  (folder / manifest.read(folder).shards[0].file).write_bytes(b"")
+  (folder / manifest.read(folder, TREES).shards[0].file).write_bytes(b"")
   resumed = ReplayWindow(8, 3, seed=0)
   reader = ReplayReader(store, skip_damaged=True)
   resumed.load_state_dict(window.state_dict(), reader)

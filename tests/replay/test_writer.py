@@ -10,16 +10,10 @@ import sys
 import pytest
 
 from qstar_jax.errors import UserError
-from qstar_jax.replay import (
-  EMPTY_CURSOR,
-  ReplayReader,
-  ReplayWriter,
-  files,
-  manifest,
-)
-from qstar_jax.replay import (
-  writer as writer_lib,
-)
+from qstar_jax.replay import EMPTY_CURSOR, ReplayReader, ReplayWriter
+from qstar_jax.replay.codec import TREES
+from qstar_jax.store import files, manifest
+from qstar_jax.store import writer as writer_lib
 
 
 def _contents(folder):
@@ -35,8 +29,8 @@ def test_trees_come_back_in_order(store, make_tree, same_tree):
     for sequence in range(10):
       assert writer.next_sequence == sequence
       assert writer.append(make_tree(sequence, actor_id=3))
-  shards = manifest.read(writer.folder).shards
-  assert [shard.num_trees for shard in shards] == [4, 4, 2]
+  shards = manifest.read(writer.folder, TREES).shards
+  assert [shard.num_records for shard in shards] == [4, 4, 2]
   reader = ReplayReader(store)
   assert len(reader) == 10
   for sequence, record in enumerate(reader):
@@ -47,7 +41,7 @@ def test_trees_come_back_in_order(store, make_tree, same_tree):
 def test_manifest_tells_what_a_shard_holds(store, fill):
   fill(3, params_version=5)
   folder = fill(2, params_version=7)
-  first, second = manifest.read(folder).shards
+  first, second = manifest.read(folder, TREES).shards
   assert (first.first_sequence, first.last_sequence) == (0, 2)
   assert (second.first_sequence, second.last_sequence) == (3, 4)
   assert (second.min_params_version, second.max_params_version) == (7, 7)
@@ -64,7 +58,7 @@ def test_trees_wait_for_a_full_shard_or_a_flush(store, make_tree):
     writer.flush()
     writer.flush()
     assert len(ReplayReader(store)) == 3
-    assert len(manifest.read(writer.folder).shards) == 1
+    assert len(manifest.read(writer.folder, TREES).shards) == 1
 
 
 def test_an_error_inside_the_context_flushes_nothing(store, make_tree):
@@ -99,7 +93,7 @@ def test_gaps_and_other_actors_are_refused(store, make_tree):
 
 def test_leftovers_are_removed_and_other_files_kept(store, fill):
   folder = fill(4)
-  shard = folder / manifest.read(folder).shards[0].file
+  shard = folder / manifest.read(folder, TREES).shards[0].file
   (folder / f"{files.ASIDE}x").write_text("cut")
   unlisted = folder / shard.name.replace("00000", "00001")
   shutil.copy(shard, unlisted)
@@ -165,7 +159,7 @@ def test_truncated_store_repeats_itself_byte_for_byte(store, fill):
   folder = fill(6)
   with ReplayWriter(store, shard_trees=4) as writer:
     cursor = json.loads(json.dumps(writer.cursor))
-  assert (cursor["num_shards"], cursor["num_trees"]) == (2, 6)
+  assert (cursor["num_shards"], cursor["num_records"]) == (2, 6)
   fill(7)
   uninterrupted = _contents(folder)
   fill(9)
@@ -195,7 +189,7 @@ def test_truncate_refuses_a_cursor_of_another_store(store, fill):
   with ReplayWriter(store, shard_trees=4) as writer:
     for change in (
       {"num_shards": 2},
-      {"num_trees": 3},
+      {"num_records": 3},
       {"last_sha256": "0" * 64},
     ):
       with pytest.raises(UserError, match="restore the store that belongs"):
@@ -273,7 +267,7 @@ def test_limit_of_shards(store, fill, make_tree, monkeypatch):
   fill(4)
   with ReplayWriter(store, shard_trees=4) as writer:
     writer.append(make_tree(4))
-    with pytest.raises(UserError, match="under another actor_id"):
+    with pytest.raises(UserError, match="as another actor"):
       writer.flush()
     writer.truncate(EMPTY_CURSOR)
 
@@ -304,7 +298,7 @@ def test_a_second_process_is_refused(store):
 
 def test_a_flush_that_fails_at_the_end_lets_go(store, make_tree, monkeypatch):
   with (
-    pytest.raises(UserError, match="another actor_id"),
+    pytest.raises(UserError, match="as another actor"),
     ReplayWriter(store, shard_trees=4) as writer,
   ):
     writer.append(make_tree(0))
@@ -346,17 +340,19 @@ def _change_shard(**changes):
     (lambda text: "", "is damaged"),
     (lambda text: "[]", "is damaged"),
     (lambda text: "{}", "is damaged"),
-    (_change(format="other"), "its format is not 'qstar_jax replay'"),
+    (_change(format="other"), "its format is not 'qstar_jax store'"),
     (_change(extra=1), "is damaged .*extra"),
     (_change(shards=[{}]), "is damaged"),
     (_change(shards=None), "is damaged"),
-    (_change(actor_id="0"), "is damaged .*actor_id is '0'"),
+    (_change(stream_id="0"), "is damaged .*stream_id is '0'"),
+    (_change(dataset="qstar_labels"), "its dataset is not 'qstar_trees'"),
+    (_change(progress=1), "is damaged .*progress is 1"),
     (_change(schema_version=2), "has schema version 2, and .* version 1"),
-    (_change_shard(num_trees=3), "is damaged .*shard 0"),
+    (_change_shard(num_records=3), "is damaged .*shard 0"),
     (_change_shard(first_sequence=1), "is damaged .*shard 0"),
     (_change_shard(file="../other"), "is damaged .*shard 0"),
     (_change_shard(num_bytes=None), "is damaged .*num_bytes is None"),
-    (_change(actor_id=1), "holds trees of actor 1, not of actor 0"),
+    (_change(stream_id=1), "holds trees of actor 1, not of actor 0"),
   ],
 )
 def test_damaged_manifest(store, fill, damage, message):

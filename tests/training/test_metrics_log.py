@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qstar_jax.errors import UserError
-from qstar_jax.replay import files
+from qstar_jax.store import files
 from qstar_jax.training import metrics_log
 from qstar_jax.training.metrics_log import MetricsLog, read_metrics
 

@@ -12,8 +12,10 @@ from etils import epath
 from qstar_jax import checkpoint as checkpoint_lib
 from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.learner.train_step import init_state, make_optimizer
-from qstar_jax.replay import ReplayReader, files
-from qstar_jax.replay import manifest as manifest_lib
+from qstar_jax.replay import ReplayReader
+from qstar_jax.replay.codec import TREES
+from qstar_jax.store import files
+from qstar_jax.store import manifest as manifest_lib
 
 pytest_plugins = ["tests.training.micro_run"]
 
@@ -54,7 +56,7 @@ def _assert_same_runs(run_dir, other_dir):
   assert meta == other_meta
   # The manifests have the checksum of every shard: the trees are the same.
   manifests = [
-    list(manifest_lib.read_all(path / "replay").values())
+    list(manifest_lib.read_all(path / "replay", TREES).values())
     for path in (run_dir, other_dir)
   ]
   assert manifests[0] == manifests[1]

@@ -104,14 +104,18 @@ def local_copy(path: epath.Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def lock(folder: epath.Path) -> Iterator[None]:
+def lock(folder: epath.Path, *, wait: bool = False) -> Iterator[None]:
   """Holds a local folder for this process, while in context.
 
   The lock is the process's own: its death frees it, and children do not
   inherit it.
 
+  Args:
+    folder: to hold; it exists.
+    wait: until another process lets go of it.
+
   Raises:
-    UserError: another process holds the folder.
+    UserError: another process holds the folder, and `wait` is not set.
   """
   if not is_local(folder):
     yield
@@ -120,11 +124,11 @@ def lock(folder: epath.Path) -> Iterator[None]:
     file = open(folder / _LOCK, "w")  # noqa: SIM115
   with file:
     try:
-      fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
       raise UserError(
-        f"{folder} is being written by another process, and a replay folder "
-        "has one writer: stop the other one, or use another run directory."
+        f"{folder} is being written by another process, and a folder has one "
+        "writer: stop the other one, or use another directory."
       ) from None
     yield
 

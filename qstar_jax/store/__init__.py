@@ -1,0 +1,1 @@
+"""A durable store of records: TFDS datasets of ArrayRecord shards. No JAX."""
