@@ -53,7 +53,11 @@ def main(argv: Sequence[str]) -> int:
 
   from qstar_jax.evaluation import calibration_job, calibration_results, job
   from qstar_jax.evaluation.opened import open_checkpoint
+  from qstar_jax.replay import files
 
+  out = args.out and epath.Path(args.out)
+  if out:
+    files.make_folder(out)  # What cannot be written is not worth playing for.
   opened = open_checkpoint(args.run, config, domain=args.domain)
   problems = job.select_problems(opened, args.problems, args.rows)
   console = Console(file=sys.stderr)
@@ -71,8 +75,8 @@ def main(argv: Sequence[str]) -> int:
         bar, description=name, completed=done, total=total
       ),
     )
-  if args.out is not None:
-    calibration_results.write(epath.Path(args.out), found)
+  if out:
+    calibration_results.write(out, found)
   if args.json:
     print(json.dumps(found.summary))
   else:

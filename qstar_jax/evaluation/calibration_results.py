@@ -21,7 +21,7 @@ from qstar_jax.replay import files
 # More than a picture takes; only named where the disk is full.
 _MAX_BYTES = 1_000_000
 
-_TITLES = {"prm": "PRM score", "value": "V"}
+_TITLES = {"prm": "PRM", "value": "V"}
 
 
 def write(directory: epath.Path, found: Calibration) -> None:
@@ -30,10 +30,9 @@ def write(directory: epath.Path, found: Calibration) -> None:
   Each appears whole or not at all.
 
   Args:
-    directory: made if missing.
+    directory: exists.
     found: to write.
   """
-  files.make_folder(directory)
   summary = json.dumps(found.summary, indent=1, allow_nan=False) + "\n"
   files.publish_text(directory / "calibration.json", summary)
   records = (
@@ -104,8 +103,8 @@ def _notes(summary: dict[str, Any]) -> list[str]:
   prm = summary["prm"]
   first = prm["first_error"]
   notes = [
-    f"PRM score against {prm['against']}; {prm['problems']} problems, "
-    f"{prm['lines']} lines",
+    f"label, score: means; PRM against {prm['against']}: "
+    f"{prm['problems']} problems, {prm['lines']} lines",
     f"first error at threshold {first['threshold']:.3f}: F1 "
     f"{_interval(first['f1'])} (wrong lines {_interval(first['wrong'])}, "
     f"right {_interval(first['right'])})",
