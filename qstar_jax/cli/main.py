@@ -18,6 +18,7 @@ from qstar_jax.errors import UserError
 COMMANDS = {
   "train": "run the loop of self-play and learning that a config describes",
   "evaluate": "measure a checkpoint with a search on problems",
+  "calibrate": "measure what a checkpoint's step scores are worth",
   "solve": "search for the solution of one problem and show its steps",
   "label": "label the steps of a run's search trees, as a dataset",
   "doctor": "check this machine and installation, and say what to fix",

@@ -141,7 +141,60 @@ def test_evaluate_rows_before_a_bad_one(qstar, micro_run, problem_file):
   assert json.loads(finished.out)["problems"] == 8
 
 
-@pytest.mark.parametrize("command", ["evaluate", "solve"])
+def test_calibrate_writes_what_it_prints(qstar, micro_run, tmp_path):
+  arguments = ("calibrate", micro_run.directory, "--num-plays", 2)
+  finished = qstar(
+    *(*arguments, "--player", "policy", "--search.num-lines", 3),
+    *("--out", tmp_path / "out", "--json"),
+  )
+  assert finished.code == 0, finished.err
+  assert finished.err == ""
+  summary = json.loads(finished.out)
+  written = (tmp_path / "out" / "calibration.json").read_text()
+  assert json.loads(written) == summary
+  prm, value = summary["prm"], summary["value"]
+  # Three lines of each held-out problem, and the problem itself.
+  assert (prm["problems"], prm["lines"]) == (8, 24)
+  assert (value["problems"], value["steps"]) == (8, 8)
+  assert value["against"] == "2 plays by policy"
+  records = (tmp_path / "out" / "steps.jsonl").read_text().splitlines()
+  assert len(records) == prm["steps"] + value["steps"]
+  assert {json.loads(record)["of"] for record in records} == {"prm", "value"}
+
+
+def test_calibrate_shows_a_table(qstar, micro_run):
+  finished = qstar(
+    *("calibrate", micro_run.directory, "--num-plays", 1),
+    *("--evaluation.num-problems", 2, "--search.num-lines", 2),
+  )
+  assert finished.code == 0, finished.err
+  assert finished.err == ""
+  assert re.search(r"^  PRM +(all|1) ", finished.out, re.MULTILINE)
+  assert re.search(r"^  V +0 +2 ", finished.out, re.MULTILINE)
+  assert "V against 1 plays by self_play" in finished.out
+
+
+@pytest.mark.parametrize(
+  ("options", "parts"),
+  [
+    (["--num-plays", "0"], ["--num-plays 0", "1 or more"]),
+    (["--rows", "1:3"], ["1:3", "--problems"]),
+    (["--search.num-line", "3"], ["num-line"]),
+    (["--out", "FILE/out"], ["FILE"]),
+  ],
+)
+def test_calibrate_refuses(
+  assert_refused, micro_run, problem_file, options, parts
+):
+  problem_file.write_text("1 2 3 -> 6\n")
+  options, parts = (
+    [text.replace("FILE", str(problem_file)) for text in texts]
+    for texts in (options, parts)
+  )
+  assert_refused("calibrate", micro_run.directory, *options, parts=parts)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "solve", "calibrate"])
 def test_no_run(assert_refused, tmp_path, command):
   argument = ["1 2 3 -> 6"] if command == "solve" else []
   parts = [f"{tmp_path}/run", "qstar train"]

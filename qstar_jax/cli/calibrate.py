@@ -1,0 +1,84 @@
+"""`qstar calibrate`: what a checkpoint's V and PRM scores are worth."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from qstar_jax import configuration
+from qstar_jax.cli import runtime
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="qstar calibrate",
+    description="Judges the PRM by the domain's exact oracle, step by step, on "
+    "lines that the policy samples, and V by how often problems are solved.",
+    epilog="Fields of the run's config can be set: --search.num-lines 32.",
+    allow_abbrev=False,
+  )
+  parser.add_argument("run", help="run directory, or RUN/checkpoints/STEP")
+  parser.add_argument("--domain", help="default: the run's own")
+  parser.add_argument("--problems", help="csv, jsonl or text file of problems")
+  parser.add_argument("--rows", help="of the file, 0-based, e.g. 900:1000")
+  parser.add_argument(
+    "--player",
+    choices=["self_play", "policy"],
+    default="self_play",
+    help="whose successes V is to predict: the run's search, or none",
+  )
+  parser.add_argument(
+    "--num-plays", type=int, default=8, help="of each problem by that player"
+  )
+  parser.add_argument(
+    "--out", help="directory for figures, steps and a picture"
+  )
+  parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--json", action="store_true", help="one JSON object")
+  return parser
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the command; returns its exit code."""
+  args, overrides = _parser().parse_known_args(argv)
+  config = configuration.load_run(
+    args.run, overrides, prog="qstar calibrate RUN"
+  )
+  runtime.start_runtime(config)
+
+  # These load JAX, which has to be set up first.
+  from etils import epath
+  from rich.console import Console
+  from rich.progress import Progress
+
+  from qstar_jax.evaluation import calibration_job, calibration_results, job
+  from qstar_jax.evaluation.opened import open_checkpoint
+  from qstar_jax.replay import files
+
+  out = args.out and epath.Path(args.out)
+  if out:
+    files.make_folder(out)  # What cannot be written is not worth playing for.
+  opened = open_checkpoint(args.run, config, domain=args.domain)
+  problems = job.select_problems(opened, args.problems, args.rows)
+  console = Console(file=sys.stderr)
+  with Progress(
+    console=console, disable=not console.is_terminal, transient=True
+  ) as progress:
+    bar = progress.add_task("playing")
+    found = calibration_job.against_play(
+      opened,
+      problems,
+      player=args.player,
+      num_plays=args.num_plays,
+      seed=args.seed,
+      on_progress=lambda name, done, total: progress.update(
+        bar, description=name, completed=done, total=total
+      ),
+    )
+  if out:
+    calibration_results.write(out, found)
+  if args.json:
+    print(json.dumps(found.summary))
+  else:
+    Console().print(calibration_results.table(found))
+  return 0

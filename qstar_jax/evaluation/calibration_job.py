@@ -1,0 +1,179 @@
+"""`qstar calibrate`: plays problems, and judges the scores of the steps."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from qstar_jax.config import SearchConfig
+from qstar_jax.errors import UserError
+from qstar_jax.evaluation import calibration
+from qstar_jax.evaluation.opened import Opened
+from qstar_jax.evaluation.scored_lines import (
+  ScoredLine,
+  labelled_lines,
+  oracle_lines,
+  root_state,
+  value_lines,
+)
+from qstar_jax.evaluation.step_scores import score_lines
+from qstar_jax.records import LabelledLine, Problem
+from qstar_jax.search.searchers import for_evaluation
+from qstar_jax.selfplay import plays
+from qstar_jax.selfplay.player import Job
+
+# (what is being done, plays done, plays in all); may raise to stop.
+OnProgress = Callable[[str, int, int], None]
+
+# Whose successes V is to predict, and its search.
+PLAYERS: dict[str, Callable[[SearchConfig], SearchConfig]] = {
+  "self_play": lambda search: search,
+  "policy": lambda search: for_evaluation(search, "sample"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+  """What the scores of a checkpoint's network are worth.
+
+  Attributes:
+    summary: JSON-able, see docs/step_evaluation.md.
+    lines: what its parts were made of, by the name of the score: `prm` and, if
+      the network has played, `value`.
+  """
+
+  summary: dict[str, Any]
+  lines: dict[str, list[ScoredLine]]
+
+
+def against_play(
+  opened: Opened,
+  problems: Sequence[Problem],
+  *,
+  player: str,
+  num_plays: int,
+  seed: int,
+  on_progress: OnProgress = lambda name, done, total: None,
+) -> Calibration:
+  """The PRM against the exact oracle, V of the problems against plays.
+
+  Args:
+    opened: the checkpoint.
+    problems: at least one.
+    player: a key of `PLAYERS`, that V is to predict.
+    num_plays: of each problem by that player.
+    seed: of the play and of the bootstrap.
+    on_progress: see `OnProgress`.
+
+  Raises:
+    UserError: the domain has no oracle, or an option is out of range.
+  """
+  domain = opened.domain
+  if not hasattr(domain, "solvable"):
+    raise UserError(
+      f"domain {domain.name} has no method solvable(problem, steps), the exact "
+      "oracle that says whether a solution can still be reached: write it (see "
+      "qstar_jax.domains.step_domain)"
+    )
+  if num_plays < 1:
+    raise UserError(f"--num-plays {num_plays}: must be 1 or more")
+  search = for_evaluation(opened.config.search, "best_of_n")
+  prm, states = [], []
+  for played in _play(opened, search, problems, 1, seed, on_progress):
+    prm += oracle_lines(domain, played)
+    states.append(root_state(played))
+
+  def success_rates(states):
+    # Only problems are asked for here: `Job` plays from there.
+    problems = [state.problem for state in states]
+    search = PLAYERS[player](opened.config.search)
+    scores = [
+      plays.result(domain, played).verdict.score
+      for played in _play(
+        opened, search, problems, num_plays, seed, on_progress
+      )
+    ]
+    return np.reshape(scores, (len(problems), num_plays)).mean(axis=1)
+
+  value = value_lines(states, success_rates)
+  summary = {
+    **_origin(opened, seed),
+    "prm": {
+      "against": "oracle",
+      **calibration.report(prm, seed),
+      "first_error": calibration.first_error_report(prm, seed),
+    },
+    "value": {
+      "against": f"{num_plays} plays by {player}",
+      **calibration.report(value, seed),
+    },
+  }
+  return Calibration(summary, {"prm": prm, "value": value})
+
+
+def _play(opened, search, problems, num_plays, seed, on_progress):
+  """Plays of problems, those of one problem one after another."""
+  total = num_plays * len(problems)
+  num_trees = min(opened.config.evaluation.batch_size, total)
+  player = opened.player(search, num_trees)
+  jobs = (Job(problems[i // num_plays], seed + i) for i in range(total))
+  for done, played in enumerate(player.play(opened.loaded.params, jobs), 1):
+    yield played
+    on_progress(search.searcher, done, total)
+
+
+def against_labels(
+  opened: Opened, lines: Iterable[LabelledLine], *, seed: int
+) -> Calibration:
+  """The PRM against stored labels, with PRMScore for each domain of theirs.
+
+  Args:
+    opened: the checkpoint.
+    lines: with labels; those longer than a line of the config are left out and
+      counted.
+    seed: of the bootstrap.
+
+  Raises:
+    UserError: no line with a label fits.
+  """
+  config = opened.config
+  scored, num_too_long = [], 0
+  for line, scores in score_lines(
+    opened.loaded.graphdef,
+    opened.loaded.params,
+    opened.loaded.vocabulary,
+    lines,
+    max_line_tokens=config.text.max_line_tokens,
+    batch_size=config.evaluation.batch_size,
+  ):
+    if scores is None:
+      num_too_long += 1
+    else:
+      scored.append((line, scores))
+  prm = list(labelled_lines(scored))
+  if not any((line.label >= 0).any() for line in prm):
+    raise UserError(
+      f"no labelled step to judge the PRM by: {len(prm)} lines have no label "
+      f"and {num_too_long} are longer than {config.text.max_line_tokens} "
+      "tokens; give other lines, or raise text.max_steps"
+    )
+  summary = {
+    **_origin(opened, seed),
+    "prm": {
+      "against": "labels",
+      "too_long_lines": num_too_long,
+      **calibration.report(prm, seed),
+      "first_error": calibration.first_error_report(prm, seed),
+      "groups": calibration.group_report(prm, seed),
+    },
+  }
+  return Calibration(summary, {"prm": prm})
+
+
+def _origin(opened: Opened, seed: int) -> dict[str, Any]:
+  return {
+    "domain": opened.domain.name,
+    "checkpoint_step": opened.loaded.step,
+    "seed": seed,
+  }

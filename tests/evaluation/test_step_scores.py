@@ -1,0 +1,110 @@
+"""Scores of given lines are those that the search has of the same steps."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from qstar_jax.evaluation.step_scores import score_lines
+from qstar_jax.records import LabelledLine
+from qstar_jax.search.tree import NONE
+from qstar_jax.text.steps import encode_line
+from tests.selfplay import conftest as tiny
+
+
+def _line(prompt, steps, is_finished):
+  return LabelledLine(
+    domain="countdown",
+    problem_key=prompt,
+    prompt=prompt,
+    steps=tuple(steps),
+    is_finished=is_finished,
+    label=np.ones(len(steps), np.float32),
+    kind="hard",
+    source="checked",
+    params_version=0,
+    tokens=0,
+    origin="",
+  )
+
+
+def _score(lines, batch_size=4, max_line_tokens=tiny.TEXT.max_line_tokens):
+  return score_lines(
+    *tiny.network(),
+    tiny.VOCABULARY,
+    lines,
+    max_line_tokens=max_line_tokens,
+    batch_size=batch_size,
+  )
+
+
+def _lines_of(played):
+  """Lines of a tree that encode to the tokens that were sampled, with the V
+  and PRM of their steps in the tree."""
+  tree, vocabulary = played.tree, tiny.VOCABULARY
+  for edge in map(tuple, np.argwhere(tree.sampled > 0)):
+    path = [edge]
+    while tree.parent[path[0][0]] != NONE:
+      node = path[0][0]
+      path.insert(0, (tree.parent[node], tree.candidate[node]))
+    sampled = [tree.tokens[edge][: tree.length[edge]].tolist() for edge in path]
+    texts = [vocabulary.decode_step(step)[0] for step in sampled]
+    prompt, is_finished = played.problem.prompt, bool(tree.ended[edge])
+    if not any(set("\n\N{REPLACEMENT CHARACTER}") & set(t) for t in texts):
+      tokens = encode_line(vocabulary, prompt, texts, is_finished=is_finished)
+      if tokens[1] == sampled:
+        scores = [[field[e] for e in path] for field in (tree.value, tree.prm)]
+        line = _line(prompt, texts, is_finished)
+        yield line, float(tree.problem_value), *scores
+
+
+def test_scores_are_those_of_the_search():
+  plays = tiny.play("value", tiny.PROBLEMS, range(8))
+  searched = [found for played in plays for found in _lines_of(played)]
+  lines, problem_values, values, prms = zip(*searched, strict=True)
+  assert len(lines) > 100
+  assert {len(line.steps) for line in lines} == {1, 2, 3}
+  scored = list(_score(iter(lines)))
+  assert tuple(line for line, _ in scored) == lines
+  for i, (_, scores) in enumerate(scored):
+    assert scores.prm.dtype == scores.value.dtype == np.float32
+    assert scores.problem_value == pytest.approx(problem_values[i], abs=1e-5)
+    np.testing.assert_allclose(scores.value, values[i], atol=1e-5)
+    np.testing.assert_allclose(scores.prm, prms[i], atol=1e-5)
+  # The heads say something, and not the same.
+  assert np.ptp(np.concatenate(prms)) > 0.1
+  assert not np.allclose(np.concatenate(prms), np.concatenate(values))
+
+
+def test_a_line_scores_alike_in_any_batch():
+  plays = tiny.play("value", tiny.PROBLEMS, range(8))
+  lines = [line for played in plays for line, *_ in _lines_of(played)][:9]
+  alone = [next(_score([line], batch_size=1))[1] for line in lines]
+  together = [scores for _, scores in _score(lines, batch_size=5)]
+  for a, b in zip(alone, together, strict=True):
+    np.testing.assert_allclose(a.prm, b.prm, atol=1e-6)
+    np.testing.assert_allclose(a.value, b.value, atol=1e-6)
+
+
+def test_a_line_that_is_too_long_has_no_scores():
+  lines = [
+    _line("1 1 1 -> 3\n", ["1 + 1 = 2 (left: 2)"] * count, True)
+    for count in (1, 3, 1)
+  ]
+  prompt, steps = encode_line(
+    tiny.VOCABULARY, lines[0].prompt, lines[0].steps, is_finished=True
+  )
+  limit = len(prompt) + len(steps[0])
+  scored = [scores for _, scores in _score(lines, max_line_tokens=limit)]
+  assert scored[1] is None
+  np.testing.assert_array_equal(scored[0].prm, scored[2].prm)
+  # A token less, and the others do not fit either.
+  assert [s for _, s in _score(lines, max_line_tokens=limit - 1)] == [None] * 3
+
+
+def test_the_end_of_a_line_is_part_of_it():
+  line = _line("1 1 -> 2\n", ["1 + 1 = 2 (left: 2)"], True)
+  goes_on = dataclasses.replace(line, is_finished=False)
+  (_, ended), (_, open_) = _score([line, goes_on])
+  assert ended.problem_value == open_.problem_value
+  assert ended.prm[0] != open_.prm[0]
