@@ -40,7 +40,7 @@ from matplotlib.figure import Figure
 from qstar_jax import configuration
 from qstar_jax.cli import runtime
 from qstar_jax.errors import UserError
-from qstar_jax.replay import files
+from qstar_jax.store import files
 
 CHOOSERS = ("prm_min", "prm_product", "value", "majority", "random", "any")
 # What the last step of a line of arithmetic leaves.

@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
 
   from qstar_jax.evaluation import calibration_job, calibration_results, job
   from qstar_jax.evaluation.opened import open_checkpoint
-  from qstar_jax.replay import files
+  from qstar_jax.store import files
 
   out = args.out and epath.Path(args.out)
   if out:

@@ -16,7 +16,7 @@ from rich.table import Table
 from qstar_jax.evaluation import step_metrics
 from qstar_jax.evaluation.calibration_job import Calibration
 from qstar_jax.evaluation.scored_lines import ScoredLine
-from qstar_jax.replay import files
+from qstar_jax.store import files
 
 # More than a picture takes; only named where the disk is full.
 _MAX_BYTES = 1_000_000
