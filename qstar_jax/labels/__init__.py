@@ -9,5 +9,6 @@ SOURCES = {
   "binary_search": "roll-outs that close in on the first wrong step",
   "judge": "the network itself, asked in words",
   "human": "people",
+  "injected": "whoever put a mistake into a line that was right",
   "consensus": "two sources, where they agree",
 }
