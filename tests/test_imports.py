@@ -49,7 +49,7 @@ RESERVED = {
   "seqio": {"data"},
 }
 _WITHOUT_JAX = {"config", "errors", "records", "domains", "text", "replay"}
-_WITHOUT_JAX |= {"validation", "configuration"}
+_WITHOUT_JAX |= {"validation", "configuration", "data"}
 
 
 def _part(path: pathlib.Path) -> str:
@@ -116,7 +116,10 @@ def test_the_package_is_imported_at_once():
 
 @pytest.mark.parametrize(
   "module",
-  ["domains", "text.vocabulary", "replay", "configuration", "cli.main"],
+  [
+    *("domains", "text.vocabulary", "replay", "configuration", "cli.main"),
+    *("data.splits", "data.math_aps", "data.math_shepherd", "data.gsm8k"),
+  ],
 )
 def test_modules_that_need_no_accelerator_load_no_jax(module):
   loaded = _run(

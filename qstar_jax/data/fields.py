@@ -70,7 +70,7 @@ def take(record: Any, name: str, kind: type | types.UnionType) -> Any:
 
 
 def checked(value: Any, name: str, kind: type | types.UnionType) -> Any:
-  """The value, of type `kind`; Refusal if it is of another. A bool is no int."""
+  """The value, of type `kind`; Refusal if of another. A bool is no int."""
   is_bool = isinstance(value, bool)
   if isinstance(value, kind) and (kind is bool or not is_bool):
     return value

@@ -67,7 +67,7 @@ def _parse(record: Any, origin: str) -> list[LabelledLine]:
     if not 1 <= fields.checked(step, "an error step", int) <= num_steps:
       raise Refusal(
         Reason.BAD_INDEX,
-        f"error step {quote(str(step))} of {num_steps}, counted from 1; drop it",
+        f"error step {quote(str(step))} of {num_steps} steps, from 1; drop it",
       )
   line = fields.labelled_line(
     f"prmbench/{error_class}",

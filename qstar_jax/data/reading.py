@@ -1,7 +1,7 @@
 """Files of records, read one at a time; what is refused is counted and named.
 
-Plain or gzipped (`.gz`), by name: `.json` holds objects one after another, or an
-array of them, and is read whole; `.parquet` has rows; anything else is JSON
+Plain or gzipped (`.gz`), by name: `.json` holds objects one after another, or
+an array of them, and is read whole; `.parquet` has rows; anything else is JSON
 lines.
 """
 
@@ -155,12 +155,13 @@ def _entries(path: epath.Path) -> Iterator[tuple[int, Any]]:
   """
   if path.is_dir():
     raise Refusal(Reason.DIRECTORY, "name a file inside it")
-  number = 0
+  is_empty = True
   with _opened(path) as file:
     for number, entry in enumerate(_contents(path, file), 1):
       if not isinstance(entry, bytes) or entry.strip():
+        is_empty = False
         yield number, entry
-  if number == 0:
+  if is_empty:
     raise Refusal(Reason.EMPTY_FILE, "it has no records; fetch it again")
 
 
