@@ -89,6 +89,8 @@ class Vocabulary(seqio.Vocabulary):
     ]
 
   def _decode(self, ids: Iterable[int]) -> str:
+    # seqio pads what follows the end token, or cuts it off.
+    ids = itertools.takewhile(lambda token: token != self.eos_id, ids)
     steps = split_steps(ids, self._vocabulary.ends_step)
     return "".join(map(self._vocabulary.decode, steps))
 
