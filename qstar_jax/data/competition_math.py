@@ -69,8 +69,8 @@ def last_box(solution: str) -> str | None:
     return None
   rest = solution[start:].lstrip()
   if not rest.startswith("{"):
-    # `\boxed 5`, but not `\boxed5`, which TeX would not read so either.
-    return rest.split("$")[0].split()[0] if rest.split("$")[0].split() else None
+    words = rest.partition("$")[0].split()
+    return words[0] if words else None
   depth = 0
   for i, character in enumerate(rest):
     depth += (character == "{") - (character == "}")
