@@ -64,10 +64,10 @@ def last_box(solution: str) -> str | None:
   `\fbox{..}` is a box too, and so is `\boxed 5`, up to the next space or
   dollar sign. Braces are matched: `\boxed{\frac{1}{2}}` holds `\frac{1}{2}`.
   """
-  start = max(solution.rfind(box) + len(box) for box in _BOXES)
-  if not solution.endswith(_BOXES, 0, start):
+  ends = [solution.rfind(box) + len(box) for box in _BOXES if box in solution]
+  if not ends:
     return None
-  rest = solution[start:].lstrip()
+  rest = solution[max(ends) :].lstrip()
   if not rest.startswith("{"):
     words = rest.partition("$")[0].split()
     return words[0] if words else None

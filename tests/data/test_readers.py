@@ -150,6 +150,7 @@ def test_gsm8k_without_an_answer(write, answer):
       "3",
     ),
     ({"problem": "Half?", "solution": r"\boxed{1} or \fbox{2}"}, "2"),
+    ({"problem": "Half?", "solution": r"\fbox{2}"}, "2"),
   ],
 )
 def test_math(read_one, record, answer):
