@@ -51,7 +51,7 @@ RESERVED = {
   "seqio": {"data"},
 }
 _WITHOUT_JAX = {"config", "errors", "records", "domains", "text", "store"}
-_WITHOUT_JAX |= {"replay", "validation", "configuration"}
+_WITHOUT_JAX |= {"replay", "data", "validation", "configuration"}
 
 
 def _part(path: pathlib.Path) -> str:
@@ -120,6 +120,7 @@ def test_the_package_is_imported_at_once():
   "module",
   [
     *("domains", "text.vocabulary", "store.writer", "replay", "labels.codec"),
+    *("data.splits", "data.math_aps", "data.math_shepherd", "data.gsm8k"),
     *("configuration", "cli.main"),
   ],
 )

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from qstar_jax.config import TextConfig, WarmStartConfig
+from qstar_jax.domains.hindsight import draw_line
 from qstar_jax.domains.splits import TrainingProblems
 from qstar_jax.learner import lines
-from qstar_jax.records import Outcome, Problem, TrainBatch
+from qstar_jax.records import TrainBatch
 from qstar_jax.text.steps import encode_line
 from qstar_jax.text.vocabulary import Vocabulary
 
@@ -34,21 +35,6 @@ def random_lines(
     if i % 5 == 0:
       corpus.append(problems.sample(rng, difficulty).prompt)
   return corpus
-
-
-def _aimless_play(
-  problems: TrainingProblems, rng: np.random.Generator, problem: Problem
-) -> tuple[tuple[str, ...], int | None]:
-  """Random legal steps to the end of a line, and the index of the bad one.
-
-  The last step is bad unless the line happens to solve the problem.
-  """
-  domain = problems.domain
-  steps: tuple[str, ...] = ()
-  while legal := domain.legal_steps(problem, steps):
-    steps = (*steps, legal[int(rng.integers(len(legal)))])
-  is_correct = domain.verify(problem, steps).outcome == Outcome.CORRECT
-  return steps, None if is_correct else len(steps) - 1
 
 
 def _cut_long_step(
@@ -78,10 +64,6 @@ def make_batch(
 ) -> TrainBatch:
   """A batch of hindsight lines, a share of them made wrong.
 
-  Half of the wrong ones break a rule at some step; the other half are legal to
-  the end and miss the goal, so that value and PRM must read the problem and not
-  the line alone.
-
   Args:
     problems: to play.
     vocabulary: to encode with.
@@ -96,23 +78,17 @@ def make_batch(
   """
   plays = []
   for _ in range(batch_size):
-    problem, steps = problems.random_play(rng, int(rng.choice(difficulties)))
-    num_steps = len(steps)
-    bad_step, is_aimless = None, False
-    kind = rng.random()
-    if kind < config.corrupt_share / 2:
-      steps, bad_step = problems.domain.corrupt(rng, problem, steps)
-    elif kind < config.corrupt_share:
-      steps, bad_step = _aimless_play(problems, rng, problem)
-      num_steps, is_aimless = len(steps), bad_step is not None
+    line = draw_line(problems, rng, difficulties, config.corrupt_share)
     prompt_tokens, step_tokens = encode_line(
-      # A mistake in mid-line does not look like the line's end.
       vocabulary,
-      problem.prompt,
-      steps,
-      is_finished=len(steps) == num_steps,
+      line.problem.prompt,
+      line.steps,
+      is_finished=line.is_finished,
     )
-    if kind < config.corrupt_share:
+    bad_step = line.bad_step
+    if line.is_corrupted:
       bad_step = _cut_long_step(step_tokens, bad_step, text.max_step_tokens)
-    plays.append(lines.Play(prompt_tokens, step_tokens, bad_step, is_aimless))
+    plays.append(
+      lines.Play(prompt_tokens, step_tokens, bad_step, line.is_aimless)
+    )
   return lines.plays_to_lines(plays, text.max_line_tokens)

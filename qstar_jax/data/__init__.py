@@ -1,0 +1,1 @@
+"""Data of others: readers of their files, and this project's data for seqio."""
