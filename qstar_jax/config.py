@@ -210,12 +210,29 @@ class ReplayConfig:
 
   Attributes:
     window_trees: newest trees that the learner samples from.
+    window_growth: trees by which the window grows for every one that comes once
+      it is full, at first; 0 keeps its size. See `replay.sampling`.
+    window_exponent: power of the number of trees that it grows as.
     max_reuse: times a tree may be sampled before it is retired.
+    max_staleness: gradient steps after which a tree is dropped, counted from
+      the params that searched it to the start of the learner's phase; 0 has no
+      bound.
+    sampling: of the window's trees: uniform, or some more often: by the error
+      of their values (`prioritised`) or by what the search changed of the
+      policy (`surprise`). See `learner.priorities`.
+    priority_exponent: power of the priorities; 0 is uniform.
+    uniform_share: share of the samples drawn without regard to priorities.
     shard_trees: trees per file.
   """
 
   window_trees: int = 4096
+  window_growth: float = 0.0
+  window_exponent: float = 0.75
   max_reuse: int = 8
+  max_staleness: int = 0
+  sampling: Literal["uniform", "prioritised", "surprise"] = "uniform"
+  priority_exponent: float = 1.0
+  uniform_share: float = 0.5
   shard_trees: int = 256
 
 

@@ -35,6 +35,7 @@ _COUNT = Bound("1 or more", lambda value: value >= 1)
 _COUNT_OR_NONE = Bound("0 or more", lambda value: value >= 0)
 _POSITIVE = Bound("above 0", lambda value: value > 0)
 _SHARE = Bound("in [0, 1]", lambda value: 0 <= value <= 1)
+_ABOVE_0_TO_1 = Bound("in (0, 1]", lambda value: 0 < value <= 1)
 _AXIS = Bound("1 or more, or -1", lambda value: value >= 1 or value == -1)
 
 # Every number of the config, and every free text that has a form.
@@ -97,7 +98,12 @@ BOUNDS: Mapping[str, Bound] = {
   "curriculum.uniform_share": _SHARE,
   "curriculum.decay": _SHARE,
   "replay.window_trees": _COUNT,
+  "replay.window_growth": _SHARE,
+  "replay.window_exponent": _ABOVE_0_TO_1,
   "replay.max_reuse": _COUNT,
+  "replay.max_staleness": _COUNT_OR_NONE,
+  "replay.priority_exponent": _COUNT_OR_NONE,
+  "replay.uniform_share": _ABOVE_0_TO_1,
   "replay.shard_trees": _COUNT,
   "learner.steps_per_iteration": _COUNT_OR_NONE,
   "learner.steps_per_call": _COUNT,
@@ -112,7 +118,7 @@ BOUNDS: Mapping[str, Bound] = {
   "learner.prm_weight": _COUNT_OR_NONE,
   "learner.value_lambda": _SHARE,
   "learner.min_visits": _COUNT_OR_NONE,
-  "learner.light_lines": Bound("in (0, 1]", lambda value: 0 < value <= 1),
+  "learner.light_lines": _ABOVE_0_TO_1,
   "warm_start.steps": _COUNT_OR_NONE,
   "warm_start.corrupt_share": _SHARE,
   "evaluation.every_iterations": _COUNT,

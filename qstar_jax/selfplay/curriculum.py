@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from qstar_jax.config import CurriculumConfig
+from qstar_jax.replay.sampling import mixed_with_uniform
 
 # Solve rate taken for granted where nothing has been played yet.
 _UNKNOWN_RATE = 0.5
@@ -47,12 +48,7 @@ class Curriculum:
   def probabilities(self) -> np.ndarray:
     """Of every difficulty, easiest first; they sum to 1."""
     rates = np.array(list(self.solve_rates().values()))
-    variance = rates * (1 - rates)
-    uniform = np.full(rates.size, 1 / rates.size)
-    total = variance.sum()
-    focused = variance / total if total > 0 else uniform
-    share = self._config.uniform_share
-    return share * uniform + (1 - share) * focused
+    return mixed_with_uniform(rates * (1 - rates), self._config.uniform_share)
 
   def draw(self, rng: np.random.Generator) -> int:
     """The difficulty of the next problem."""

@@ -21,7 +21,7 @@ from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.domains import make_domain, splits
 from qstar_jax.errors import UserError
 from qstar_jax.evaluation.evaluate import evaluate
-from qstar_jax.learner import phase
+from qstar_jax.learner import phase, priorities
 from qstar_jax.learner import train_step as train_step_lib
 from qstar_jax.model.transformer import init_model
 from qstar_jax.records import Domain, Problem, TrainBatch
@@ -149,7 +149,9 @@ class Trainer:
     )
     self.progress = Progress()
     self.window = ReplayWindow(
-      config.replay.window_trees, config.replay.max_reuse, seed=config.seed
+      config.replay,
+      seed=config.seed,
+      priority_fn=priorities.make_priority_fn(config),
     )
     self.curriculum = Curriculum(
       config.curriculum,
@@ -306,6 +308,7 @@ class Trainer:
   def learn(self) -> dict[str, float]:
     """Takes an iteration's gradient steps on the replay window."""
     start = time.monotonic()
+    self.window.expire(int(self.state.step))
     batches = phase.sample_batches(
       self.window, self._rng(_LINES, self.progress.iteration), self.config
     )
