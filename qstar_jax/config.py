@@ -262,6 +262,9 @@ class LearnerConfig:
       expansion is one.
     light_lines: share of the lines without much policy weight that are trained
       on, each weighing as much more; see `lines.thin_light_lines`.
+    max_drift: mean nats per step between what the player and the params that
+      should play give to the steps of new trees; more is an alarm, 0 has none.
+    on_drift: an alarm is reported and counted, or ends the run.
   """
 
   steps_per_iteration: int = 64
@@ -280,6 +283,8 @@ class LearnerConfig:
   policy_target: Literal["improved", "visits"] = "improved"
   min_visits: int = 1
   light_lines: float = 0.25
+  max_drift: float = 0.2
+  on_drift: Literal["warn", "stop"] = "warn"
 
 
 @dataclasses.dataclass(frozen=True)

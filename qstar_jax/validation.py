@@ -119,6 +119,7 @@ BOUNDS: Mapping[str, Bound] = {
   "learner.value_lambda": _SHARE,
   "learner.min_visits": _COUNT_OR_NONE,
   "learner.light_lines": _ABOVE_0_TO_1,
+  "learner.max_drift": _COUNT_OR_NONE,
   "warm_start.steps": _COUNT_OR_NONE,
   "warm_start.corrupt_share": _SHARE,
   "evaluation.every_iterations": _COUNT,

@@ -136,6 +136,22 @@ class ReplayWindow:
         self._num_retired += 1
     return records
 
+  def peek(self, num_trees: int, rng: np.random.Generator) -> list[TreeRecord]:
+    """Different trees, drawn uniformly, which does not count as a use.
+
+    Args:
+      num_trees: wanted, >= 0.
+      rng: consumed; the window's own is left alone.
+
+    Returns:
+      As many trees, or all that can be sampled if they are fewer.
+    """
+    live = self._live()
+    size = min(num_trees, len(live))
+    return [
+      live[index].record for index in rng.choice(len(live), size, replace=False)
+    ]
+
   def metrics(self, params_version: int) -> dict[str, float]:
     """What to log.
 

@@ -21,10 +21,10 @@ from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.domains import make_domain, splits
 from qstar_jax.errors import UserError
 from qstar_jax.evaluation.evaluate import evaluate
-from qstar_jax.learner import phase, priorities
+from qstar_jax.learner import drift, phase, priorities
 from qstar_jax.learner import train_step as train_step_lib
 from qstar_jax.model.transformer import init_model
-from qstar_jax.records import Domain, Problem, TrainBatch
+from qstar_jax.records import Domain, Problem, TrainBatch, TreeRecord
 from qstar_jax.replay import (
   EMPTY_CURSOR,
   ReplayReader,
@@ -42,7 +42,7 @@ from qstar_jax.training.preemption import PreemptionFlag
 from qstar_jax.training.reporting import Reporter
 
 # Streams of random numbers that must not share any.
-_VOCABULARY, _WARM_START, _PROBLEMS, _LINES = range(4)
+_VOCABULARY, _WARM_START, _PROBLEMS, _LINES, _DRIFT = range(5)
 _VOCABULARY_LINES = 5000
 
 
@@ -55,12 +55,14 @@ class Progress:
     iteration: iterations that are done.
     num_trees: trees played, and the number of the next one.
     num_tokens: generated and prefilled by self-play.
+    drift_alarms: iterations whose trees drifted too far.
   """
 
   warm_steps: int = 0
   iteration: int = 0
   num_trees: int = 0
   num_tokens: int = 0
+  drift_alarms: int = 0
 
   def is_done(self, config: ExperimentConfig) -> bool:
     """Whether nothing that the config asks for is left to do."""
@@ -147,6 +149,7 @@ class Trainer:
     self.state = train_step_lib.init_state(
       params, optimizer, config.learner, self.mesh
     )
+    self.drift_meter = drift.DriftMeter(self.graphdef, config, self.mesh)
     self.progress = Progress()
     self.window = ReplayWindow(
       config.replay,
@@ -284,6 +287,30 @@ class Trainer:
       "tokens": progress.num_tokens,
       "tokens_per_second": tokens / seconds,
       "seconds_play": seconds,
+      **self._measure_drift([play.record for play in results]),
+    }
+
+  def _measure_drift(self, new: list[TreeRecord]) -> dict[str, float]:
+    """Drift of new trees, with an alarm if there is much, and of the window."""
+    start = time.monotonic()
+    rng = self._rng(_DRIFT, self.progress.iteration)
+    old = self.window.peek(self.config.learner.batch_size, rng)
+    of_new, of_old = (
+      self.drift_meter.measure(self.state.played, trees, rng)
+      for trees in (new, old)
+    )
+    message = drift.find_alarm(of_new["logprob_drift"], self.config.learner)
+    if message and self.config.learner.on_drift == "stop":
+      raise UserError(message)
+    if message:
+      self.progress.drift_alarms += 1
+      step = int(self.state.step)
+      self.reporter.log({"kind": "warning", "step": step, "message": message})
+    return {
+      **of_new,
+      "drift_alarms": self.progress.drift_alarms,
+      "replay_logprob_drift": of_old["logprob_drift"],
+      "seconds_drift": time.monotonic() - start,
     }
 
   def _run_steps(
