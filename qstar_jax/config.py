@@ -222,6 +222,8 @@ class ReplayConfig:
       policy (`surprise`). See `learner.priorities`.
     priority_exponent: power of the priorities; 0 is uniform.
     uniform_share: share of the samples drawn without regard to priorities.
+    reanalyse_share: share of an iteration's plays that search problems of the
+      window again, with the newest params, instead of new problems.
     shard_trees: trees per file.
   """
 
@@ -233,6 +235,7 @@ class ReplayConfig:
   sampling: Literal["uniform", "prioritised", "surprise"] = "uniform"
   priority_exponent: float = 1.0
   uniform_share: float = 0.5
+  reanalyse_share: float = 0.0
   shard_trees: int = 256
 
 

@@ -104,6 +104,7 @@ BOUNDS: Mapping[str, Bound] = {
   "replay.max_staleness": _COUNT_OR_NONE,
   "replay.priority_exponent": _COUNT_OR_NONE,
   "replay.uniform_share": _ABOVE_0_TO_1,
+  "replay.reanalyse_share": _SHARE,
   "replay.shard_trees": _COUNT,
   "learner.steps_per_iteration": _COUNT_OR_NONE,
   "learner.steps_per_call": _COUNT,

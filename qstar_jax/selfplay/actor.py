@@ -1,17 +1,21 @@
 """The actor: plays an iteration's problems and hands on their records."""
 
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from qstar_jax.config import ExperimentConfig
 from qstar_jax.domains.splits import TrainingProblems
-from qstar_jax.records import TreeRecord
+from qstar_jax.records import Problem, TreeRecord
+from qstar_jax.replay import ReplayWindow
 from qstar_jax.selfplay import plays
 from qstar_jax.selfplay.curriculum import Curriculum
 from qstar_jax.selfplay.player import Job, Player
 from qstar_jax.text.vocabulary import Vocabulary
+
+# Where a problem comes from: the domain's generator, or replay.
+Origin = Literal["new", "reanalysed"]
 
 
 class RecordedPlay(NamedTuple):
@@ -20,12 +24,14 @@ class RecordedPlay(NamedTuple):
   Attributes:
     record: for replay.
     result: how it went.
-    difficulty: of the problem.
+    problem: that was played.
+    origin: of the problem.
   """
 
   record: TreeRecord
   result: plays.PlayResult
-  difficulty: int
+  problem: Problem
+  origin: Origin
 
 
 def play_iteration(
@@ -33,6 +39,7 @@ def play_iteration(
   params: Any,
   problems: TrainingProblems,
   curriculum: Curriculum,
+  window: ReplayWindow,
   vocabulary: Vocabulary,
   rng: np.random.Generator,
   *,
@@ -44,11 +51,17 @@ def play_iteration(
 ) -> Iterator[RecordedPlay]:
   """Plays `self_play.problems_per_iteration` problems.
 
+  A share of them, `replay.reanalyse_share`, are those of stored trees, searched
+  again by a player that has learned since (MuZero Reanalyse, Schrittwieser et
+  al. 2020, arXiv:1911.08265; whole plays here, since the states of a line are
+  the player's own). Their trees are new trees. The others are new problems.
+
   Args:
     player: of the network.
     params: of the network.
     problems: to draw from, held-out ones excluded.
     curriculum: draws difficulties; not updated here.
+    window: whose problems are searched again; not changed here.
     vocabulary: of the network.
     rng: draws problems; consumed.
     config: of the experiment.
@@ -61,28 +74,67 @@ def play_iteration(
   Yields:
     The plays, numbered on from `first_sequence`.
   """
+  num_plays = config.self_play.problems_per_iteration
+  num_stored = int(config.replay.reanalyse_share * num_plays)
+  old = _problems_of(window.peek(num_stored, rng), problems)
 
   def jobs() -> Iterator[Job]:
-    for sequence in range(
-      first_sequence, first_sequence + config.self_play.problems_per_iteration
-    ):
+    for index in range(num_plays):
       check_stop()
-      problem = problems.sample(rng, curriculum.draw(rng))
+      sequence = first_sequence + index
+      if index < len(old):
+        problem = old[index]
+      else:
+        problem = problems.sample(rng, curriculum.draw(rng))
       # A hash: no two runs with different seeds share a tree's numbers.
       entropy = np.random.SeedSequence([config.seed, actor_id, sequence])
       yield Job(problem, int(entropy.generate_state(1)[0]))
 
-  for sequence, played in enumerate(
-    player.play(params, jobs()), start=first_sequence
-  ):
+  for index, played in enumerate(player.play(params, jobs())):
     record = plays.to_record(
       problems.domain,
       played,
       actor_id=actor_id,
-      sequence=sequence,
+      sequence=first_sequence + index,
       params_version=params_version,
       search=config.search,
       prompt_tokens=vocabulary.encode_prompt(played.problem.prompt),
     )
     result = plays.result(problems.domain, played)
-    yield RecordedPlay(record, result, played.problem.difficulty)
+    origin = "reanalysed" if index < len(old) else "new"
+    yield RecordedPlay(record, result, played.problem, origin)
+
+
+def _problems_of(
+  records: Sequence[TreeRecord], problems: TrainingProblems
+) -> list[Problem]:
+  """The problems of trees, without those that are held out."""
+  parsed = [problems.domain.parse(record.prompt) for record in records]
+  return [p for p in parsed if not problems.is_held_out(p)]
+
+
+def summarise(recorded: Sequence[RecordedPlay]) -> dict[str, float]:
+  """What to log of an iteration's plays.
+
+  Returns:
+    solve_rate: mean score of the committed lines; any_score, mean_score: see
+    `PlayResult`. All in [0, 1], and over new problems alone: those that come
+    again were chosen, and learned from. Of the others `reanalysed`, how many,
+    and `reanalysed_solve_rate`. No rate is there without a play.
+  """
+  metrics: dict[str, float] = {}
+  new = [play.result for play in recorded if play.origin == "new"]
+  if new:
+    metrics["solve_rate"] = _mean([result.verdict.score for result in new])
+    metrics["any_score"] = _mean([result.any_score for result in new])
+    metrics["mean_score"] = _mean([result.mean_score for result in new])
+  again = [p.result for p in recorded if p.origin == "reanalysed"]
+  metrics["reanalysed"] = len(again)
+  if again:
+    rate = _mean([result.verdict.score for result in again])
+    metrics["reanalysed_solve_rate"] = rate
+  return metrics
+
+
+def _mean(values: list[float]) -> float:
+  return float(np.mean(values))

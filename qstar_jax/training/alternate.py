@@ -256,6 +256,7 @@ class Trainer:
       self.state.played,
       self.problems,
       self.curriculum,
+      self.window,
       self.vocabulary,
       self._rng(_PROBLEMS, progress.iteration),
       config=config,
@@ -271,18 +272,17 @@ class Trainer:
         "self_play", len(results), config.self_play.problems_per_iteration
       )
     writer.flush()
-    scores = [play.result.verdict.score for play in results]
     self.curriculum.update(
-      zip([play.difficulty for play in results], scores, strict=True)
+      (play.problem.difficulty, play.result.verdict.score)
+      for play in results
+      if play.origin == "new"
     )
     tokens = sum(play.result.tokens for play in results)
     progress.num_trees += len(results)
     progress.num_tokens += tokens
     seconds = time.monotonic() - start
     return {
-      "solve_rate": float(np.mean(scores)),
-      "any_score": float(np.mean([p.result.any_score for p in results])),
-      "mean_score": float(np.mean([p.result.mean_score for p in results])),
+      **actor.summarise(results),
       "trees": progress.num_trees,
       "tokens": progress.num_tokens,
       "tokens_per_second": tokens / seconds,
