@@ -197,11 +197,16 @@ class CurriculumConfig:
 
   Attributes:
     uniform_share: share of problems drawn without regard to solve rates.
-    decay: weight of the past in the running solve rate of a difficulty.
+    decay: weight of the past in the running solve rates.
+    replay_share: share of an iteration's plays that are of problems in the
+      table: those that some lines of their last plays solved, and some did not.
+    table_problems: in the table at most, those played last.
   """
 
   uniform_share: float = 0.25
   decay: float = 0.9
+  replay_share: float = 0.0
+  table_problems: int = 1024
 
 
 @dataclasses.dataclass(frozen=True)

@@ -97,6 +97,8 @@ BOUNDS: Mapping[str, Bound] = {
   "self_play.batch_size": _COUNT,
   "curriculum.uniform_share": _SHARE,
   "curriculum.decay": _SHARE,
+  "curriculum.replay_share": _SHARE,
+  "curriculum.table_problems": _COUNT,
   "replay.window_trees": _COUNT,
   "replay.window_growth": _SHARE,
   "replay.window_exponent": _ABOVE_0_TO_1,
@@ -239,6 +241,13 @@ RELATIONS = (
     "at least self_play.problems_per_iteration = "
     "{c.self_play.problems_per_iteration}, or play is dropped unseen",
     lambda c: f"use {c.self_play.problems_per_iteration} or more",
+  ),
+  Relation(
+    ("curriculum.replay_share", "replay.reanalyse_share"),
+    lambda c: c.curriculum.replay_share + c.replay.reanalyse_share < 1,
+    "below 1 - replay.reanalyse_share = 1 - {c.replay.reanalyse_share}, or no "
+    "new problem is ever played",
+    lambda c: "lower one of them",
   ),
   Relation(
     ("evaluation.num_problems", "domain.held_out_problems"),

@@ -14,8 +14,8 @@ from qstar_jax.selfplay.curriculum import Curriculum
 from qstar_jax.selfplay.player import Job, Player
 from qstar_jax.text.vocabulary import Vocabulary
 
-# Where a problem comes from: the domain's generator, or replay.
-Origin = Literal["new", "reanalysed"]
+# Where a problem comes from: the generator, replay, or the curriculum's table.
+Origin = Literal["new", "reanalysed", "repeated"]
 
 
 class RecordedPlay(NamedTuple):
@@ -54,13 +54,14 @@ def play_iteration(
   A share of them, `replay.reanalyse_share`, are those of stored trees, searched
   again by a player that has learned since (MuZero Reanalyse, Schrittwieser et
   al. 2020, arXiv:1911.08265; whole plays here, since the states of a line are
-  the player's own). Their trees are new trees. The others are new problems.
+  the player's own). Another share, `curriculum.replay_share`, are drawn from
+  the curriculum's table. The others are new problems. All trees are new.
 
   Args:
     player: of the network.
     params: of the network.
     problems: to draw from, held-out ones excluded.
-    curriculum: draws difficulties; not updated here.
+    curriculum: draws problems and difficulties; not updated here.
     window: whose problems are searched again; not changed here.
     vocabulary: of the network.
     rng: draws problems; consumed.
@@ -76,7 +77,12 @@ def play_iteration(
   """
   num_plays = config.self_play.problems_per_iteration
   num_stored = int(config.replay.reanalyse_share * num_plays)
-  old = _problems_of(window.peek(num_stored, rng), problems)
+  num_repeated = int(config.curriculum.replay_share * num_plays)
+  stored = _problems_of(window.peek(num_stored, rng), problems)
+  repeated = curriculum.table.draw(num_repeated, rng)
+  old = stored + repeated
+  origins = ["reanalysed"] * len(stored) + ["repeated"] * len(repeated)
+  origins += ["new"] * (num_plays - len(old))
 
   def jobs() -> Iterator[Job]:
     for index in range(num_plays):
@@ -101,8 +107,7 @@ def play_iteration(
       prompt_tokens=vocabulary.encode_prompt(played.problem.prompt),
     )
     result = plays.result(problems.domain, played)
-    origin = "reanalysed" if index < len(old) else "new"
-    yield RecordedPlay(record, result, played.problem, origin)
+    yield RecordedPlay(record, result, played.problem, origins[index])
 
 
 def _problems_of(
@@ -119,8 +124,8 @@ def summarise(recorded: Sequence[RecordedPlay]) -> dict[str, float]:
   Returns:
     solve_rate: mean score of the committed lines; any_score, mean_score: see
     `PlayResult`. All in [0, 1], and over new problems alone: those that come
-    again were chosen, and learned from. Of the others `reanalysed`, how many,
-    and `reanalysed_solve_rate`. No rate is there without a play.
+    again were chosen, and learned from. Of these, reanalysed and repeated, how
+    many, and their solve rates. No rate is there without a play.
   """
   metrics: dict[str, float] = {}
   new = [play.result for play in recorded if play.origin == "new"]
@@ -128,11 +133,12 @@ def summarise(recorded: Sequence[RecordedPlay]) -> dict[str, float]:
     metrics["solve_rate"] = _mean([result.verdict.score for result in new])
     metrics["any_score"] = _mean([result.any_score for result in new])
     metrics["mean_score"] = _mean([result.mean_score for result in new])
-  again = [p.result for p in recorded if p.origin == "reanalysed"]
-  metrics["reanalysed"] = len(again)
-  if again:
-    rate = _mean([result.verdict.score for result in again])
-    metrics["reanalysed_solve_rate"] = rate
+  for origin in ("reanalysed", "repeated"):
+    old = [play.result for play in recorded if play.origin == origin]
+    metrics[origin] = len(old)
+    if old:
+      rate = _mean([result.verdict.score for result in old])
+      metrics[f"{origin}_solve_rate"] = rate
   return metrics
 
 

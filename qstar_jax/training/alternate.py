@@ -277,12 +277,16 @@ class Trainer:
       for play in results
       if play.origin == "new"
     )
+    if config.curriculum.replay_share > 0:
+      for play in results:
+        self.curriculum.table.update(play.problem, play.result.mean_score)
     tokens = sum(play.result.tokens for play in results)
     progress.num_trees += len(results)
     progress.num_tokens += tokens
     seconds = time.monotonic() - start
     return {
       **actor.summarise(results),
+      "table_problems": len(self.curriculum.table),
       "trees": progress.num_trees,
       "tokens": progress.num_tokens,
       "tokens_per_second": tokens / seconds,

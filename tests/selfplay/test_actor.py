@@ -28,6 +28,8 @@ def play(
   check_stop=lambda: None,
   stored=(),
   reanalyse_share=0.0,
+  curriculum=None,
+  replay_share=0.0,
 ):
   config = ExperimentConfig(
     seed=seed,
@@ -35,6 +37,7 @@ def play(
     search=tiny.searches["value"],
     self_play=SelfPlayConfig(NUM_PROBLEMS, tiny.num_trees),
     replay=ReplayConfig(reanalyse_share=reanalyse_share),
+    curriculum=CurriculumConfig(replay_share=replay_share),
   )
   window = ReplayWindow(config.replay, seed=0)
   for record in stored:
@@ -45,7 +48,7 @@ def play(
     tiny.player("value", 1),
     params,
     TrainingProblems.without(tiny.domain, held_out),
-    Curriculum(CurriculumConfig(), 1, 2),
+    curriculum or Curriculum(CurriculumConfig(), 1, 2),
     window,
     tiny.vocabulary,
     np.random.default_rng(7),
@@ -144,6 +147,27 @@ def test_reanalysis_can_be_repeated(reanalysed, iteration, tiny):
   assert again != keys(iteration)[NUM_PROBLEMS // 2 :]
 
 
+def test_problems_of_the_table_come_again(iteration, tiny):
+  curriculum = Curriculum(CurriculumConfig(), 1, 2)
+  known = {p.key: p for p in tiny.problems[:2]}
+  for problem in known.values():
+    curriculum.table.update(problem, 0.5)
+  stored = [played.record for played in iteration]
+  found = list(
+    play(
+      tiny,
+      stored=stored,
+      reanalyse_share=0.25,
+      curriculum=curriculum,
+      replay_share=0.5,
+    )
+  )
+  # There are two to be had, each once, and new ones take the others' place.
+  origins = [played.origin for played in found]
+  assert origins == ["reanalysed"] * 4 + ["repeated"] * 2 + ["new"] * 10
+  assert set(keys(found)[4:6]) == set(known)
+
+
 def test_rates_are_of_new_problems(iteration):
   def scored(score, origin):
     result = dataclasses.replace(
@@ -156,17 +180,20 @@ def test_rates_are_of_new_problems(iteration):
 
   again = [scored(0.5, "reanalysed"), scored(0.25, "reanalysed")]
   new = [scored(0.0, "new"), scored(0.5, "new")]
-  assert summarise([*again, *new]) == {
-    "solve_rate": 0.25,
-    "any_score": 0.5,
-    "mean_score": 0.125,
+  of_new = {"solve_rate": 0.25, "any_score": 0.5, "mean_score": 0.125}
+  assert summarise([*again, *new, scored(1.0, "repeated")]) == {
+    **of_new,
     "reanalysed": 2,
     "reanalysed_solve_rate": 0.375,
+    "repeated": 1,
+    "repeated_solve_rate": 1.0,
   }
-  assert set(summarise(new)) == set(summarise([*again, *new])) - {
-    "reanalysed_solve_rate"
+  assert summarise(new) == {**of_new, "reanalysed": 0, "repeated": 0}
+  assert set(summarise(again)) == {
+    "reanalysed",
+    "reanalysed_solve_rate",
+    "repeated",
   }
-  assert summarise(again) == {"reanalysed": 2, "reanalysed_solve_rate": 0.375}
 
 
 def test_stops_between_batches(tiny):
