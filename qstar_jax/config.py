@@ -201,12 +201,19 @@ class CurriculumConfig:
     replay_share: share of an iteration's plays that are of problems in the
       table: those that some lines of their last plays solved, and some did not.
     table_problems: in the table at most, those played last.
+    proposer_problems: new problems that the player and an earlier one try, as
+      candidates for the table; 0 has no proposer.
+    proposer_tries: lines of each problem and player.
+    proposer_every_iterations: period, and how much older the earlier player is.
   """
 
   uniform_share: float = 0.25
   decay: float = 0.9
   replay_share: float = 0.0
   table_problems: int = 1024
+  proposer_problems: int = 0
+  proposer_tries: int = 4
+  proposer_every_iterations: int = 5
 
 
 @dataclasses.dataclass(frozen=True)

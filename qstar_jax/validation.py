@@ -99,6 +99,11 @@ BOUNDS: Mapping[str, Bound] = {
   "curriculum.decay": _SHARE,
   "curriculum.replay_share": _SHARE,
   "curriculum.table_problems": _COUNT,
+  "curriculum.proposer_problems": _COUNT_OR_NONE,
+  "curriculum.proposer_tries": Bound(
+    "2 or more: one try is never solved sometimes", lambda value: value >= 2
+  ),
+  "curriculum.proposer_every_iterations": _COUNT,
   "replay.window_trees": _COUNT,
   "replay.window_growth": _SHARE,
   "replay.window_exponent": _ABOVE_0_TO_1,
@@ -248,6 +253,15 @@ RELATIONS = (
     "below 1 - replay.reanalyse_share = 1 - {c.replay.reanalyse_share}, or no "
     "new problem is ever played",
     lambda c: "lower one of them",
+  ),
+  Relation(
+    ("curriculum.proposer_problems", "curriculum.replay_share"),
+    lambda c: (
+      c.curriculum.proposer_problems == 0 or c.curriculum.replay_share > 0
+    ),
+    "0 unless curriculum.replay_share is above 0: what is proposed is played "
+    "from the table",
+    lambda c: "set one or the other",
   ),
   Relation(
     ("evaluation.num_problems", "domain.held_out_problems"),

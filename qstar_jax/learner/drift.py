@@ -17,7 +17,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from qstar_jax import improvement
-from qstar_jax.config import ExperimentConfig, LearnerConfig
+from qstar_jax.config import ExperimentConfig
 from qstar_jax.learner import forest as forest_lib
 from qstar_jax.learner import lines
 from qstar_jax.learner.train_step import put_batches
@@ -165,15 +165,3 @@ def statistics(log_ratio: np.ndarray) -> dict[str, float]:
     "drift_kl_k1": float(np.mean(-log_ratio)),
     "drift_kl_k3": float(np.mean(excess - log_ratio)),
   }
-
-
-def find_alarm(drift: float, config: LearnerConfig) -> str | None:
-  """What to say of a drift over `learner.max_drift`; None if it is not."""
-  if config.max_drift == 0 or drift <= config.max_drift:
-    return None
-  return (
-    f"logprob_drift is {drift:.3g} nats per step, above learner.max_drift = "
-    f"{config.max_drift:.3g}: the trees that have just come were sampled by "
-    "another policy than the one that should play; give the actor newer "
-    "params, or raise learner.max_drift"
-  )

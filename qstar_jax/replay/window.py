@@ -22,13 +22,15 @@ class _Entry:
     actor_id: who made it.
     sequence: its number.
     record: the tree; None once it is retired or if its shard is damaged.
+    prompt: of its problem; None if its shard is damaged.
     uses: times it was sampled.
     priority: of the record, >= 0.
   """
 
   actor_id: int
   sequence: int
-  record: TreeRecord | None
+  record: TreeRecord | None = None
+  prompt: str | None = None
   uses: int = 0
   priority: float = 0.0
 
@@ -152,6 +154,20 @@ class ReplayWindow:
       live[index].record for index in rng.choice(len(live), size, replace=False)
     ]
 
+  def draw_prompts(self, num_trees: int, rng: np.random.Generator) -> list[str]:
+    """Problems of different trees of the window, retired or not.
+
+    Args:
+      num_trees: wanted, >= 0.
+      rng: consumed; the window's own is left alone.
+
+    Returns:
+      The prompts of as many trees, or of all that there are if they are fewer.
+    """
+    prompts = [e.prompt for e in self._entries if e.prompt is not None]
+    size = min(num_trees, len(prompts))
+    return [prompts[i] for i in rng.choice(len(prompts), size, replace=False)]
+
   def metrics(self, params_version: int) -> dict[str, float]:
     """What to log.
 
@@ -200,17 +216,17 @@ class ReplayWindow:
     self._next_sequence = dict(state["next_sequence"])
     self._entries.clear()
     self._entries.extend(
-      _Entry(actor_id, sequence, None, uses)
+      _Entry(actor_id, sequence, uses=uses)
       for actor_id, sequence, uses in state["trees"]
     )
     by_key = {
-      (entry.actor_id, entry.sequence): entry
-      for entry in self._entries
-      if entry.uses < self._config.max_reuse
+      (entry.actor_id, entry.sequence): entry for entry in self._entries
     }
     for record in reader.read(_indices(reader, by_key)):
       entry = by_key[record.actor_id, record.sequence]
-      entry.record, entry.priority = record, self._priority(record)
+      entry.prompt = record.prompt
+      if entry.uses < self._config.max_reuse:
+        entry.record, entry.priority = record, self._priority(record)
 
   def _take(self, record: TreeRecord) -> bool:
     """As `add`, but the window may hold too much afterwards."""
@@ -222,6 +238,7 @@ class ReplayWindow:
         record.actor_id,
         record.sequence,
         record,
+        record.prompt,
         priority=self._priority(record),
       )
     )

@@ -78,7 +78,7 @@ def play_iteration(
   num_plays = config.self_play.problems_per_iteration
   num_stored = int(config.replay.reanalyse_share * num_plays)
   num_repeated = int(config.curriculum.replay_share * num_plays)
-  stored = _problems_of(window.peek(num_stored, rng), problems)
+  stored = _parse(window.draw_prompts(num_stored, rng), problems)
   repeated = curriculum.table.draw(num_repeated, rng)
   old = stored + repeated
   origins = ["reanalysed"] * len(stored) + ["repeated"] * len(repeated)
@@ -110,12 +110,10 @@ def play_iteration(
     yield RecordedPlay(record, result, played.problem, origins[index])
 
 
-def _problems_of(
-  records: Sequence[TreeRecord], problems: TrainingProblems
-) -> list[Problem]:
-  """The problems of trees, without those that are held out."""
-  parsed = [problems.domain.parse(record.prompt) for record in records]
-  return [p for p in parsed if not problems.is_held_out(p)]
+def _parse(prompts: Sequence[str], problems: TrainingProblems) -> list[Problem]:
+  """The problems of prompts, without those that are held out."""
+  parsed = map(problems.domain.parse, prompts)
+  return [problem for problem in parsed if not problems.is_held_out(problem)]
 
 
 def summarise(recorded: Sequence[RecordedPlay]) -> dict[str, float]:

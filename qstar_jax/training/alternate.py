@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+from flax import nnx
 
 from qstar_jax import checkpoint as checkpoint_lib
 from qstar_jax import configuration
@@ -21,10 +22,10 @@ from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.domains import make_domain, splits
 from qstar_jax.errors import UserError
 from qstar_jax.evaluation.evaluate import evaluate
-from qstar_jax.learner import drift, phase, priorities
+from qstar_jax.learner import phase, priorities
 from qstar_jax.learner import train_step as train_step_lib
 from qstar_jax.model.transformer import init_model
-from qstar_jax.records import Domain, Problem, TrainBatch, TreeRecord
+from qstar_jax.records import Domain, Problem, TrainBatch
 from qstar_jax.replay import (
   EMPTY_CURSOR,
   ReplayReader,
@@ -35,14 +36,16 @@ from qstar_jax.search.searchers import for_evaluation
 from qstar_jax.selfplay import actor
 from qstar_jax.selfplay.curriculum import Curriculum
 from qstar_jax.selfplay.player import Player
+from qstar_jax.selfplay.proposer import Proposer
 from qstar_jax.text.training import train_sentencepiece
 from qstar_jax.text.vocabulary import ByteVocabulary, Vocabulary
 from qstar_jax.training import hindsight
+from qstar_jax.training.drift_alarm import DriftAlarm
 from qstar_jax.training.preemption import PreemptionFlag
 from qstar_jax.training.reporting import Reporter
 
 # Streams of random numbers that must not share any.
-_VOCABULARY, _WARM_START, _PROBLEMS, _LINES, _DRIFT = range(5)
+_VOCABULARY, _WARM_START, _PROBLEMS, _LINES, _DRIFT, _PROPOSALS = range(6)
 _VOCABULARY_LINES = 5000
 
 
@@ -55,14 +58,12 @@ class Progress:
     iteration: iterations that are done.
     num_trees: trees played, and the number of the next one.
     num_tokens: generated and prefilled by self-play.
-    drift_alarms: iterations whose trees drifted too far.
   """
 
   warm_steps: int = 0
   iteration: int = 0
   num_trees: int = 0
   num_tokens: int = 0
-  drift_alarms: int = 0
 
   def is_done(self, config: ExperimentConfig) -> bool:
     """Whether nothing that the config asks for is left to do."""
@@ -149,7 +150,7 @@ class Trainer:
     self.state = train_step_lib.init_state(
       params, optimizer, config.learner, self.mesh
     )
-    self.drift_meter = drift.DriftMeter(self.graphdef, config, self.mesh)
+    self.drift_alarm = DriftAlarm(self.graphdef, config, self.mesh, reporter)
     self.progress = Progress()
     self.window = ReplayWindow(
       config.replay,
@@ -162,6 +163,13 @@ class Trainer:
       config.domain.max_difficulty,
     )
     self.actor = self._player(config.search, config.self_play.batch_size)
+    self.proposer = None
+    if config.curriculum.proposer_problems > 0:
+      sampler = self._player(
+        for_evaluation(config.search, "sample"), config.self_play.batch_size
+      )
+      played = self.state.played
+      self.proposer = Proposer(sampler, played, config.curriculum)
     self.evaluators = {
       searcher: self._player(
         for_evaluation(config.search, searcher), config.evaluation.batch_size
@@ -184,6 +192,11 @@ class Trainer:
   def _rng(self, stream: int, index: int) -> np.random.Generator:
     return np.random.default_rng([self.config.seed, stream, index])
 
+  @property
+  def earlier(self) -> nnx.State | None:
+    """Params of the proposer's earlier player, if there is a proposer."""
+    return self.proposer and self.proposer.earlier
+
   def meta(self, writer: ReplayWriter) -> dict[str, Any]:
     """What a checkpoint holds beside arrays."""
     return {
@@ -199,7 +212,7 @@ class Trainer:
     self, checkpointer: checkpoint_lib.Checkpointer, writer: ReplayWriter
   ) -> None:
     """Goes back to the newest checkpoint, and the replay store with it."""
-    self.state, meta = checkpointer.restore(self.state)
+    self.state, meta = checkpointer.restore(self.state, self.earlier)
     saved = checkpoint_lib.vocabulary_from_json(meta["vocabulary"])
     if saved.fingerprint != self.vocabulary.fingerprint:
       raise UserError(
@@ -250,6 +263,16 @@ class Trainer:
     """Plays an iteration's trees into the store and the window."""
     config, progress = self.config, self.progress
     start = time.monotonic()
+    proposed: dict[str, float] = {}
+    period = config.curriculum.proposer_every_iterations
+    if self.proposer and progress.iteration % period == 0:
+      proposed = self.proposer.propose(
+        self.state.played,
+        self.problems,
+        self.curriculum,
+        self._rng(_PROPOSALS, progress.iteration),
+        self.flag.check,
+      )
     results = []
     played = actor.play_iteration(
       self.actor,
@@ -281,40 +304,26 @@ class Trainer:
       for play in results:
         self.curriculum.table.update(play.problem, play.result.mean_score)
     tokens = sum(play.result.tokens for play in results)
+    tokens += proposed.get("proposer_tokens", 0)
     progress.num_trees += len(results)
     progress.num_tokens += tokens
     seconds = time.monotonic() - start
+    drift = self.drift_alarm.measure(
+      self.state.played,
+      [play.record for play in results],
+      self.window,
+      self._rng(_DRIFT, progress.iteration),
+      step=int(self.state.step),
+    )
     return {
       **actor.summarise(results),
+      **proposed,
       "table_problems": len(self.curriculum.table),
       "trees": progress.num_trees,
       "tokens": progress.num_tokens,
       "tokens_per_second": tokens / seconds,
       "seconds_play": seconds,
-      **self._measure_drift([play.record for play in results]),
-    }
-
-  def _measure_drift(self, new: list[TreeRecord]) -> dict[str, float]:
-    """Drift of new trees, with an alarm if there is much, and of the window."""
-    start = time.monotonic()
-    rng = self._rng(_DRIFT, self.progress.iteration)
-    old = self.window.peek(self.config.learner.batch_size, rng)
-    of_new, of_old = (
-      self.drift_meter.measure(self.state.played, trees, rng)
-      for trees in (new, old)
-    )
-    message = drift.find_alarm(of_new["logprob_drift"], self.config.learner)
-    if message and self.config.learner.on_drift == "stop":
-      raise UserError(message)
-    if message:
-      self.progress.drift_alarms += 1
-      step = int(self.state.step)
-      self.reporter.log({"kind": "warning", "step": step, "message": message})
-    return {
-      **of_new,
-      "drift_alarms": self.progress.drift_alarms,
-      "replay_logprob_drift": of_old["logprob_drift"],
-      "seconds_drift": time.monotonic() - start,
+      **drift,
     }
 
   def _run_steps(
@@ -430,7 +439,7 @@ def train(
 
     def save() -> float:
       start = time.monotonic()
-      checkpointer.save(trainer.state, trainer.meta(writer))
+      checkpointer.save(trainer.state, trainer.meta(writer), trainer.earlier)
       return time.monotonic() - start
 
     def is_due(every_iterations: int) -> bool:

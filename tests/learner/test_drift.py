@@ -9,7 +9,6 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from qstar_jax.config import LearnerConfig
 from qstar_jax.learner import drift
 from tests.replay.conftest import random_tree
 
@@ -116,18 +115,3 @@ def test_both_estimates_of_kl_agree_with_the_sum():
 @hypothesis.given(st.lists(st.floats(-100, 40), min_size=1))
 def test_k3_is_never_negative(log_ratio):
   assert drift.statistics(np.array(log_ratio))["drift_kl_k3"] > -1e-15
-
-
-@pytest.mark.parametrize(
-  ("value", "limit", "is_alarm"),
-  [
-    (0.1, 0.2, False),
-    (0.2, 0.2, False),
-    (0.3, 0.2, True),
-    (math.nan, 0.2, True),
-    (9.0, 0.0, False),
-  ],
-)
-def test_alarm(value, limit, is_alarm):
-  message = drift.find_alarm(value, LearnerConfig(max_drift=limit))
-  assert (message is not None) == is_alarm

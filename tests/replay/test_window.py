@@ -342,3 +342,36 @@ def test_a_growing_window_resumes(store, fill):
   # 4 (1 + 0.5 (6^0.75 - 1) / 0.75) = 11.56.
   assert window.metrics(0)["size"] == 11
   assert _sequences(resumed.sample(99)) == _sequences(window.sample(99))
+
+
+def test_looking_at_trees_is_no_use_of_them(window_of):
+  window = window_of(12, max_reuse=2)
+  window.sample(12)
+  window.sample(5)
+  state = window.state_dict()
+  rng = np.random.default_rng(0)
+  peeked = [set(_sequences(window.peek(4, rng))) for _ in range(50)]
+  # Retired trees are gone, the others come alike, each once at a time.
+  live = {i for i, (_, _, uses) in enumerate(state["trees"]) if uses < 2}
+  assert len(live) == 7 and set().union(*peeked) == live
+  assert all(len(each) == 4 for each in peeked)
+  assert len(window.peek(99, rng)) == 7
+  assert window.state_dict() == state
+
+
+def test_problems_of_retired_trees_can_be_drawn(store, fill):
+  fill(8)
+  window = empty_window(6, max_reuse=1)
+  window.update(ReplayReader(store))
+  window.sample(5)
+  resumed = empty_window(6, max_reuse=1)
+  resumed.load_state_dict(window.state_dict(), ReplayReader(store))
+  for each in (window, resumed):
+    rng = np.random.default_rng(0)
+    drawn = each.draw_prompts(99, rng)
+    assert sorted(drawn) == [f"{i} 3 5 -> 8\n" for i in range(2, 8)]
+    assert len(each.draw_prompts(2, rng)) == 2
+  assert window.draw_prompts(3, np.random.default_rng(1)) == (
+    resumed.draw_prompts(3, np.random.default_rng(1))
+  )
+  assert resumed.state_dict() == window.state_dict()

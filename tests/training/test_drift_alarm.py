@@ -8,9 +8,11 @@ import pytest
 from etils import epath
 
 from qstar_jax.errors import UserError
+from qstar_jax.learner.drift import DriftMeter
 from qstar_jax.replay import ReplayWriter
 from qstar_jax.selfplay import actor
 from qstar_jax.training.alternate import Trainer
+from qstar_jax.training.drift_alarm import DriftAlarm
 from qstar_jax.training.preemption import PreemptionFlag
 
 pytest_plugins = ["tests.training.micro_run"]
@@ -60,7 +62,8 @@ def play(trainer):
     monkeypatch.setattr(actor, "play_iteration", stale_iteration)
     learner = dataclasses.replace(trainer.config.learner, **learner)
     config = dataclasses.replace(trainer.config, learner=learner)
-    monkeypatch.setattr(trainer, "config", config)
+    alarm = DriftAlarm(trainer.graphdef, config, trainer.mesh, trainer.reporter)
+    monkeypatch.setattr(trainer, "drift_alarm", alarm)
     trainer.reporter.records.clear()
     with ReplayWriter(trainer.replay_dir, shard_trees=64) as writer:
       return trainer.play(writer)
@@ -75,7 +78,7 @@ def test_silent_for_a_fresh_actor(play, trainer, monkeypatch):
   assert (
     abs(metrics["drift_kl_k1"]) < 1e-3 and abs(metrics["drift_kl_k3"]) < 1e-3
   )
-  assert metrics["drift_alarms"] == 0
+  assert metrics["drift_alarm"] == 0
   assert trainer.reporter.records == []
 
 
@@ -84,7 +87,7 @@ def test_fires_for_a_stale_one(play, trainer, monkeypatch):
   metrics = play(monkeypatch, trainer.state.params)
   assert metrics["logprob_drift"] > trainer.config.learner.max_drift
   assert metrics["drift_kl_k3"] > 0.1
-  assert metrics["drift_alarms"] == 1
+  assert metrics["drift_alarm"] == 1
   (record,) = trainer.reporter.records
   assert record["kind"] == "warning"
   assert "learner.max_drift" in record["message"]
@@ -96,3 +99,16 @@ def test_stops_where_it_is_to(play, trainer, monkeypatch):
   assert trainer.reporter.records == []
   # And goes on where there is nothing to fear.
   assert play(monkeypatch, on_drift="stop", max_drift=0.0)
+
+
+def test_what_is_no_number_is_an_alarm(trainer, micro_config, monkeypatch):
+  alarm = DriftAlarm(
+    trainer.graphdef, micro_config, trainer.mesh, trainer.reporter
+  )
+  drift = {"logprob_drift": float("nan")}
+  monkeypatch.setattr(DriftMeter, "measure", lambda *_: drift)
+  trainer.reporter.records.clear()
+  rng = np.random.default_rng(0)
+  metrics = alarm.measure(None, [], trainer.window, rng, step=3)
+  assert metrics["drift_alarm"] == 1
+  assert trainer.reporter.records[0]["step"] == 3
