@@ -263,16 +263,7 @@ class Trainer:
     """Plays an iteration's trees into the store and the window."""
     config, progress = self.config, self.progress
     start = time.monotonic()
-    proposed: dict[str, float] = {}
-    period = config.curriculum.proposer_every_iterations
-    if self.proposer and progress.iteration % period == 0:
-      proposed = self.proposer.propose(
-        self.state.played,
-        self.problems,
-        self.curriculum,
-        self._rng(_PROPOSALS, progress.iteration),
-        self.flag.check,
-      )
+    proposed = self._propose()
     results = []
     played = actor.play_iteration(
       self.actor,
@@ -325,6 +316,20 @@ class Trainer:
       "seconds_play": seconds,
       **drift,
     }
+
+  def _propose(self) -> dict[str, float]:
+    """Lets the proposer look for problems, if it is time for it."""
+    iteration = self.progress.iteration
+    period = self.config.curriculum.proposer_every_iterations
+    if self.proposer is None or iteration % period:
+      return {}
+    return self.proposer.propose(
+      self.state.played,
+      self.problems,
+      self.curriculum,
+      self._rng(_PROPOSALS, iteration),
+      self.flag.check,
+    )
 
   def _run_steps(
     self, batches: Iterator[TrainBatch], name: str, first: int, total: int
