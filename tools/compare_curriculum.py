@@ -47,7 +47,7 @@ CURRICULA = {
   "difficulty": CurriculumConfig(),
   "table": _TABLE,
   "proposer": dataclasses.replace(
-    _TABLE, proposer_problems=256, proposer_every_iterations=2
+    _TABLE, proposer_problems=1024, proposer_every_iterations=2
   ),
 }
 

@@ -24,22 +24,31 @@ def ladder(micro_config):
   )
 
 
-def test_runs_end_at_equal_tokens_and_are_not_run_again(ladder, tmp_path):
+def test_runs_end_at_equal_tokens_and_are_not_run_again(
+  ladder, tmp_path, monkeypatch
+):
+  proposer = dataclasses.replace(
+    compare_curriculum.CURRICULA["proposer"], proposer_problems=4
+  )
+  monkeypatch.setitem(compare_curriculum.CURRICULA, "proposer", proposer)
+
   def compare(curricula):
     return compare_curriculum.compare(
       ladder,
       tmp_path,
       curricula=curricula,
       seeds=[0],
-      tokens=3000,
+      tokens=4000,
       points=2,
     )
 
   rows = compare(["proposer"])
   assert [row["point"] for row in rows] == [0, 1, 2]
   assert rows[0]["tokens"] == rows[0]["iterations"] == 0
-  assert 1500 <= rows[1]["tokens"] < 3000 or rows[1] == rows[2]
-  assert rows[2]["tokens"] >= 3000
+  # An iteration takes some 1,500 tokens.
+  assert 2000 <= rows[1]["tokens"] < 4000
+  assert 4000 <= rows[2]["tokens"] < 7000
+  assert rows[2]["iterations"] > rows[1]["iterations"] > 0
   assert set(rows[2]["top1"]) == {"1", "2"}
   before = (tmp_path / "results.jsonl").read_text()
   assert [json.loads(line) for line in before.splitlines()] == rows
