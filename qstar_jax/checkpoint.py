@@ -1,9 +1,10 @@
 """Checkpoints: what a run needs to go on, saved atomically with Orbax.
 
-A checkpoint has the items `params`, `opt_state`, `average` where one is kept,
-and `meta`, a JSON object with the resolved config, the vocabulary, counters and
-the states of replay and curriculum. Its number is the learner's gradient step.
-Random numbers are functions of the seed and the counters and need no state.
+A checkpoint has the items `params`, `opt_state`, `average` and `earlier` (the
+proposer's earlier player) where they are kept, and `meta`, a JSON object with
+the resolved config, the vocabulary, counters and the states of replay and
+curriculum. Its number is the learner's gradient step. Random numbers are
+functions of the seed and the counters and need no state.
 """
 
 import base64
@@ -91,13 +92,19 @@ class Checkpointer:
     """Gradient step of the newest checkpoint; None if there is none."""
     return self._manager.latest_step()
 
-  def save(self, state: TrainState, meta: dict[str, Any]) -> None:
+  def save(
+    self,
+    state: TrainState,
+    meta: dict[str, Any],
+    earlier: nnx.State | None = None,
+  ) -> None:
     """Saves in the background; an older save is waited for first.
 
     Args:
       state: of the learner; may be consumed once this returns. Its step is
         larger than that of every checkpoint before.
       meta: JSON-able.
+      earlier: params of an earlier player, if one is kept.
 
     Raises:
       UserError: this or the save before could not be written; the checkpoints
@@ -105,7 +112,7 @@ class Checkpointer:
     """
     step = int(state.step)
     meta = {**meta, "schema_version": SCHEMA_VERSION, "step": step}
-    _check_space(self._manager.directory, state)
+    _check_space(self._manager.directory, (state, earlier))
     with _explain_failed_save(self._manager.directory):
       self._manager.save(
         step,
@@ -113,7 +120,7 @@ class Checkpointer:
           meta=ocp.args.JsonSave(meta),
           **{
             name: ocp.args.StandardSave(item)
-            for name, item in _items(state).items()
+            for name, item in _items(state, earlier).items()
           },
         ),
       )
@@ -123,11 +130,14 @@ class Checkpointer:
     with _explain_failed_save(self._manager.directory):
       self._manager.wait_until_finished()
 
-  def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+  def restore(
+    self, state: TrainState, earlier: nnx.State | None = None
+  ) -> tuple[TrainState, dict[str, Any]]:
     """The newest checkpoint.
 
     Args:
       state: of the same shapes and shardings, e.g. a fresh one; consumed.
+      earlier: likewise, if one was kept; overwritten with it.
 
     Returns:
       The state and the meta that were saved.
@@ -138,10 +148,9 @@ class Checkpointer:
     step = self._manager.latest_step()
     directory = self._manager.directory / str(step)
     meta = _read_meta(self._manager, step, directory)
-    items = _restore(self._manager, step, directory, _items(state))
-    for name in _PARAMS:
-      if name in items:
-        nnx.replace_by_pure_dict(getattr(state, name), items[name])
+    items = _restore(self._manager, step, directory, _items(state, earlier))
+    for name, params in _networks(state, earlier).items():
+      nnx.replace_by_pure_dict(params, items[name])
     structure = jax.tree.structure(state.opt_state)
     leaves = jax.tree.leaves(items["opt_state"])
     return state._replace(
@@ -150,21 +159,29 @@ class Checkpointer:
     ), meta
 
 
-# Items that hold the parameters of a network.
-_PARAMS = ("params", "average")
+def _networks(
+  state: TrainState, earlier: nnx.State | None
+) -> dict[str, nnx.State]:
+  """The parameters that a checkpoint holds by the names of their items."""
+  networks = {
+    "params": state.params,
+    "average": state.average,
+    "earlier": earlier,
+  }
+  return {k: params for k, params in networks.items() if params is not None}
 
 
-def _items(state: TrainState) -> dict[str, Any]:
+def _items(state: TrainState, earlier: nnx.State | None) -> dict[str, Any]:
   """The arrays of a checkpoint by the names of their items."""
-  items = {"opt_state": _as_pure(state.opt_state)}
-  for name in _PARAMS:
-    if (params := getattr(state, name)) is not None:
-      items[name] = nnx.to_pure_dict(params)
-  return items
+  networks = _networks(state, earlier)
+  return {
+    "opt_state": _as_pure(state.opt_state),
+    **{name: nnx.to_pure_dict(params) for name, params in networks.items()},
+  }
 
 
-def _check_space(directory: epath.Path, state: TrainState) -> None:
-  """Refuses a state that the disk has no room for.
+def _check_space(directory: epath.Path, state: Any) -> None:
+  """Refuses arrays that the disk has no room for.
 
   TensorStore would find out too, but late, in its threads, and at length.
   """

@@ -197,11 +197,23 @@ class CurriculumConfig:
 
   Attributes:
     uniform_share: share of problems drawn without regard to solve rates.
-    decay: weight of the past in the running solve rate of a difficulty.
+    decay: weight of the past in the running solve rates.
+    replay_share: share of an iteration's plays that are of problems in the
+      table: those that some lines of their last plays solved, and some did not.
+    table_problems: in the table at most, those played last.
+    proposer_problems: new problems that the player and an earlier one try, as
+      candidates for the table; 0 has no proposer.
+    proposer_tries: lines of each problem and player.
+    proposer_every_iterations: period, and how much older the earlier player is.
   """
 
   uniform_share: float = 0.25
   decay: float = 0.9
+  replay_share: float = 0.0
+  table_problems: int = 1024
+  proposer_problems: int = 0
+  proposer_tries: int = 4
+  proposer_every_iterations: int = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,12 +222,32 @@ class ReplayConfig:
 
   Attributes:
     window_trees: newest trees that the learner samples from.
+    window_growth: trees by which the window grows for every one that comes once
+      it is full, at first; 0 keeps its size. See `replay.sampling`.
+    window_exponent: power of the number of trees that it grows as.
     max_reuse: times a tree may be sampled before it is retired.
+    max_staleness: gradient steps after which a tree is dropped, counted from
+      the params that searched it to the start of the learner's phase; 0 has no
+      bound.
+    sampling: of the window's trees: uniform, or some more often: by the error
+      of their values (`prioritised`) or by what the search changed of the
+      policy (`surprise`). See `learner.priorities`.
+    priority_exponent: power of the priorities; 0 is uniform.
+    uniform_share: share of the samples drawn without regard to priorities.
+    reanalyse_share: share of an iteration's plays that search problems of the
+      window again, with the newest params, instead of new problems.
     shard_trees: trees per file.
   """
 
   window_trees: int = 4096
+  window_growth: float = 0.0
+  window_exponent: float = 0.75
   max_reuse: int = 8
+  max_staleness: int = 0
+  sampling: Literal["uniform", "prioritised", "surprise"] = "uniform"
+  priority_exponent: float = 1.0
+  uniform_share: float = 0.5
+  reanalyse_share: float = 0.0
   shard_trees: int = 256
 
 
@@ -245,6 +277,9 @@ class LearnerConfig:
       expansion is one.
     light_lines: share of the lines without much policy weight that are trained
       on, each weighing as much more; see `lines.thin_light_lines`.
+    max_drift: mean nats per step between what the player and the params that
+      should play give to the steps of new trees; more is an alarm, 0 has none.
+    on_drift: an alarm is reported and counted, or ends the run.
   """
 
   steps_per_iteration: int = 64
@@ -263,6 +298,8 @@ class LearnerConfig:
   policy_target: Literal["improved", "visits"] = "improved"
   min_visits: int = 1
   light_lines: float = 0.25
+  max_drift: float = 0.2
+  on_drift: Literal["warn", "stop"] = "warn"
 
 
 @dataclasses.dataclass(frozen=True)

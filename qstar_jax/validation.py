@@ -35,6 +35,7 @@ _COUNT = Bound("1 or more", lambda value: value >= 1)
 _COUNT_OR_NONE = Bound("0 or more", lambda value: value >= 0)
 _POSITIVE = Bound("above 0", lambda value: value > 0)
 _SHARE = Bound("in [0, 1]", lambda value: 0 <= value <= 1)
+_ABOVE_0_TO_1 = Bound("in (0, 1]", lambda value: 0 < value <= 1)
 _AXIS = Bound("1 or more, or -1", lambda value: value >= 1 or value == -1)
 
 # Every number of the config, and every free text that has a form.
@@ -96,8 +97,21 @@ BOUNDS: Mapping[str, Bound] = {
   "self_play.batch_size": _COUNT,
   "curriculum.uniform_share": _SHARE,
   "curriculum.decay": _SHARE,
+  "curriculum.replay_share": _SHARE,
+  "curriculum.table_problems": _COUNT,
+  "curriculum.proposer_problems": _COUNT_OR_NONE,
+  "curriculum.proposer_tries": Bound(
+    "2 or more: one try is never solved sometimes", lambda value: value >= 2
+  ),
+  "curriculum.proposer_every_iterations": _COUNT,
   "replay.window_trees": _COUNT,
+  "replay.window_growth": _SHARE,
+  "replay.window_exponent": _ABOVE_0_TO_1,
   "replay.max_reuse": _COUNT,
+  "replay.max_staleness": _COUNT_OR_NONE,
+  "replay.priority_exponent": _COUNT_OR_NONE,
+  "replay.uniform_share": _ABOVE_0_TO_1,
+  "replay.reanalyse_share": _SHARE,
   "replay.shard_trees": _COUNT,
   "learner.steps_per_iteration": _COUNT_OR_NONE,
   "learner.steps_per_call": _COUNT,
@@ -112,7 +126,8 @@ BOUNDS: Mapping[str, Bound] = {
   "learner.prm_weight": _COUNT_OR_NONE,
   "learner.value_lambda": _SHARE,
   "learner.min_visits": _COUNT_OR_NONE,
-  "learner.light_lines": Bound("in (0, 1]", lambda value: 0 < value <= 1),
+  "learner.light_lines": _ABOVE_0_TO_1,
+  "learner.max_drift": _COUNT_OR_NONE,
   "warm_start.steps": _COUNT_OR_NONE,
   "warm_start.corrupt_share": _SHARE,
   "evaluation.every_iterations": _COUNT,
@@ -231,6 +246,22 @@ RELATIONS = (
     "at least self_play.problems_per_iteration = "
     "{c.self_play.problems_per_iteration}, or play is dropped unseen",
     lambda c: f"use {c.self_play.problems_per_iteration} or more",
+  ),
+  Relation(
+    ("curriculum.replay_share", "replay.reanalyse_share"),
+    lambda c: c.curriculum.replay_share + c.replay.reanalyse_share < 1,
+    "below 1 - replay.reanalyse_share = 1 - {c.replay.reanalyse_share}, or no "
+    "new problem is ever played",
+    lambda c: "lower one of them",
+  ),
+  Relation(
+    ("curriculum.proposer_problems", "curriculum.replay_share"),
+    lambda c: (
+      c.curriculum.proposer_problems == 0 or c.curriculum.replay_share > 0
+    ),
+    "0 unless curriculum.replay_share is above 0: what is proposed is played "
+    "from the table",
+    lambda c: "set one or the other",
   ),
   Relation(
     ("evaluation.num_problems", "domain.held_out_problems"),

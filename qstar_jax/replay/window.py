@@ -2,13 +2,15 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
+from qstar_jax.config import ReplayConfig
 from qstar_jax.errors import UserError
 from qstar_jax.records import TreeRecord
+from qstar_jax.replay import sampling
 from qstar_jax.replay.reader import ReplayReader
 
 
@@ -20,34 +22,44 @@ class _Entry:
     actor_id: who made it.
     sequence: its number.
     record: the tree; None once it is retired or if its shard is damaged.
+    prompt: of its problem; None if its shard is damaged.
     uses: times it was sampled.
+    priority: of the record, >= 0.
   """
 
   actor_id: int
   sequence: int
-  record: TreeRecord | None
+  record: TreeRecord | None = None
+  prompt: str | None = None
   uses: int = 0
+  priority: float = 0.0
 
 
 class ReplayWindow:
-  """The newest trees, in memory, sampled uniformly and at most so often.
+  """The newest trees, in memory, each sampled at most so often.
 
   Everything that a sample depends on is in `state_dict`: a window loaded from
   it samples what this one would have.
   """
 
-  def __init__(self, window_trees: int, max_reuse: int, *, seed: int):
+  def __init__(
+    self,
+    config: ReplayConfig,
+    *,
+    seed: int,
+    priority_fn: Callable[[TreeRecord], float] | None = None,
+  ):
     """An empty window.
 
     Args:
-      window_trees: a tree leaves when so many newer ones have come, >= 1.
-      max_reuse: a tree sampled so often is retired, >= 1.
+      config: how much it holds, and what of that it samples.
       seed: of the sampling, >= 0.
+      priority_fn: of a tree, >= 0; a function of the record alone, called when
+        it comes. None samples uniformly.
     """
-    self._max_reuse = max_reuse
-    self._entries: collections.deque[_Entry] = collections.deque(
-      maxlen=window_trees
-    )
+    self._config = config
+    self._priority_fn = priority_fn
+    self._entries: collections.deque[_Entry] = collections.deque()
     self._next_sequence: dict[int, int] = {}
     self._num_retired = 0
     self._rng = np.random.default_rng(seed)
@@ -57,11 +69,9 @@ class ReplayWindow:
 
     A tree is counted once, however often it is offered.
     """
-    if record.sequence < self._next_sequence.get(record.actor_id, 0):
-      return False
-    self._next_sequence[record.actor_id] = record.sequence + 1
-    self._entries.append(_Entry(record.actor_id, record.sequence, record))
-    return True
+    is_new = self._take(record)
+    self._drop_oldest()
+    return is_new
 
   def update(self, reader: ReplayReader) -> int:
     """Adds what the store holds and the window has not seen.
@@ -76,16 +86,35 @@ class ReplayWindow:
     """
     reader.refresh()
     unseen = reader.since(self._next_sequence)
-    newest = unseen[-self._entries.maxlen :]
-    num_added = sum(map(self.add, reader.read(newest)))
+    num_trees = sum((self._next_sequence | reader.next_sequence).values())
+    newest = unseen[-sampling.window_size(num_trees, self._config) :]
+    num_added = sum(map(self._take, reader.read(newest)))
     # Trees that were passed over are seen too, or they would come as new ones.
     for actor_id, sequence in reader.next_sequence.items():
       seen = self._next_sequence.get(actor_id, 0)
       self._next_sequence[actor_id] = max(seen, sequence)
+    self._drop_oldest()
     return num_added
 
+  def expire(self, params_version: int) -> None:
+    """Drops the trees that are more than `max_staleness` versions old.
+
+    Args:
+      params_version: of the learner now.
+    """
+    if self._config.max_staleness == 0:
+      return
+    oldest = params_version - self._config.max_staleness
+    self._entries = collections.deque(
+      entry
+      for entry in self._entries
+      if entry.record is None or entry.record.params_version >= oldest
+    )
+
   def sample(self, num_trees: int) -> list[TreeRecord]:
-    """Different trees, drawn uniformly from those that are not retired.
+    """Different trees, drawn one after another from those not retired.
+
+    Uniformly, or by their priorities: see `ReplayConfig.sampling`.
 
     Args:
       num_trees: wanted, >= 0.
@@ -96,15 +125,48 @@ class ReplayWindow:
     """
     live = self._live()
     chosen = self._rng.choice(
-      len(live), size=min(num_trees, len(live)), replace=False
+      len(live),
+      size=min(num_trees, len(live)),
+      replace=False,
+      p=self._probabilities(live),
     )
     records = [live[index].record for index in chosen]
     for index in chosen:
       live[index].uses += 1
-      if live[index].uses >= self._max_reuse:
+      if live[index].uses >= self._config.max_reuse:
         live[index].record = None
         self._num_retired += 1
     return records
+
+  def peek(self, num_trees: int, rng: np.random.Generator) -> list[TreeRecord]:
+    """Different trees, drawn uniformly, which does not count as a use.
+
+    Args:
+      num_trees: wanted, >= 0.
+      rng: consumed; the window's own is left alone.
+
+    Returns:
+      As many trees, or all that can be sampled if they are fewer.
+    """
+    live = self._live()
+    size = min(num_trees, len(live))
+    return [
+      live[index].record for index in rng.choice(len(live), size, replace=False)
+    ]
+
+  def draw_prompts(self, num_trees: int, rng: np.random.Generator) -> list[str]:
+    """Problems of different trees of the window, retired or not.
+
+    Args:
+      num_trees: wanted, >= 0.
+      rng: consumed; the window's own is left alone.
+
+    Returns:
+      The prompts of as many trees, or of all that there are if they are fewer.
+    """
+    prompts = [e.prompt for e in self._entries if e.prompt is not None]
+    size = min(num_trees, len(prompts))
+    return [prompts[i] for i in rng.choice(len(prompts), size, replace=False)]
 
   def metrics(self, params_version: int) -> dict[str, float]:
     """What to log.
@@ -115,8 +177,8 @@ class ReplayWindow:
     Returns:
       size: trees that can be sampled; mean_reuse: times a tree of the window
       was sampled, retired ones included; retired: trees retired since the
-      start; mean_staleness: versions between the learner and the trees that can
-      be sampled. Means over nothing are 0.
+      start; mean_staleness, max_staleness: versions between the learner and
+      the trees that can be sampled. 0 where there is nothing.
     """
     ages = [params_version - e.record.params_version for e in self._live()]
     return {
@@ -124,6 +186,7 @@ class ReplayWindow:
       "mean_reuse": _mean([entry.uses for entry in self._entries]),
       "retired": float(self._num_retired),
       "mean_staleness": _mean(ages),
+      "max_staleness": float(max(ages, default=0)),
     }
 
   def state_dict(self) -> dict[str, Any]:
@@ -153,16 +216,51 @@ class ReplayWindow:
     self._next_sequence = dict(state["next_sequence"])
     self._entries.clear()
     self._entries.extend(
-      _Entry(actor_id, sequence, None, uses)
+      _Entry(actor_id, sequence, uses=uses)
       for actor_id, sequence, uses in state["trees"]
     )
     by_key = {
-      (entry.actor_id, entry.sequence): entry
-      for entry in self._entries
-      if entry.uses < self._max_reuse
+      (entry.actor_id, entry.sequence): entry for entry in self._entries
     }
     for record in reader.read(_indices(reader, by_key)):
-      by_key[record.actor_id, record.sequence].record = record
+      entry = by_key[record.actor_id, record.sequence]
+      entry.prompt = record.prompt
+      if entry.uses < self._config.max_reuse:
+        entry.record, entry.priority = record, self._priority(record)
+
+  def _take(self, record: TreeRecord) -> bool:
+    """As `add`, but the window may hold too much afterwards."""
+    if record.sequence < self._next_sequence.get(record.actor_id, 0):
+      return False
+    self._next_sequence[record.actor_id] = record.sequence + 1
+    self._entries.append(
+      _Entry(
+        record.actor_id,
+        record.sequence,
+        record,
+        record.prompt,
+        priority=self._priority(record),
+      )
+    )
+    return True
+
+  def _drop_oldest(self) -> None:
+    # Sequences run from 0: these are all the trees there have been.
+    num_trees = sum(self._next_sequence.values())
+    while len(self._entries) > sampling.window_size(num_trees, self._config):
+      self._entries.popleft()
+
+  def _priority(self, record: TreeRecord) -> float:
+    return 0.0 if self._priority_fn is None else self._priority_fn(record)
+
+  def _probabilities(self, live: list[_Entry]) -> np.ndarray | None:
+    """Of each entry to be drawn first; None if they are equal."""
+    if self._priority_fn is None or not live:
+      return None
+    priorities = np.array([entry.priority for entry in live])
+    return sampling.mixed_with_uniform(
+      priorities**self._config.priority_exponent, self._config.uniform_share
+    )
 
   def _live(self) -> list[_Entry]:
     return [entry for entry in self._entries if entry.record is not None]

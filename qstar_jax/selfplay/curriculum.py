@@ -1,4 +1,4 @@
-"""Which difficulties come more often: those solved about half of the time."""
+"""Which problems come more often: those solved about half of the time."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 
 from qstar_jax.config import CurriculumConfig
+from qstar_jax.replay.sampling import mixed_with_uniform
+from qstar_jax.selfplay.problem_table import ProblemTable
 
 # Solve rate taken for granted where nothing has been played yet.
 _UNKNOWN_RATE = 0.5
@@ -17,6 +19,9 @@ class Curriculum:
   A share is uniform, so that no difficulty is forgotten; the rest goes to each
   difficulty in proportion to p (1 - p), the variance of its outcome: nothing is
   learned where every problem is solved, or none.
+
+  Attributes:
+    table: the same for single problems.
   """
 
   def __init__(
@@ -30,6 +35,7 @@ class Curriculum:
       max_difficulty: hardest, >= min_difficulty.
     """
     self._config = config
+    self.table = ProblemTable(config.table_problems, config.decay)
     self._difficulties = np.arange(min_difficulty, max_difficulty + 1)
     # Discounted numbers of plays, and of those solved.
     self._played = np.zeros(self._difficulties.size)
@@ -47,12 +53,7 @@ class Curriculum:
   def probabilities(self) -> np.ndarray:
     """Of every difficulty, easiest first; they sum to 1."""
     rates = np.array(list(self.solve_rates().values()))
-    variance = rates * (1 - rates)
-    uniform = np.full(rates.size, 1 / rates.size)
-    total = variance.sum()
-    focused = variance / total if total > 0 else uniform
-    share = self._config.uniform_share
-    return share * uniform + (1 - share) * focused
+    return mixed_with_uniform(rates * (1 - rates), self._config.uniform_share)
 
   def draw(self, rng: np.random.Generator) -> int:
     """The difficulty of the next problem."""
@@ -69,9 +70,15 @@ class Curriculum:
 
   def state_dict(self) -> dict[str, Any]:
     """Everything that was learned; JSON-able."""
-    return {"played": self._played.tolist(), "solved": self._solved.tolist()}
+    return {
+      "played": self._played.tolist(),
+      "solved": self._solved.tolist(),
+      "table": self.table.state_dict(),
+    }
 
   def load_state_dict(self, state: dict[str, Any]) -> None:
     """Makes the curriculum what it was at `state_dict`."""
     self._played = np.array(state["played"])
     self._solved = np.array(state["solved"])
+    # A run that was begun before there were tables has none.
+    self.table.load_state_dict(state.get("table", []))

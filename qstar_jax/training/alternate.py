@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+from flax import nnx
 
 from qstar_jax import checkpoint as checkpoint_lib
 from qstar_jax import configuration
@@ -21,7 +22,7 @@ from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.domains import make_domain, splits
 from qstar_jax.errors import UserError
 from qstar_jax.evaluation.evaluate import evaluate
-from qstar_jax.learner import phase
+from qstar_jax.learner import phase, priorities
 from qstar_jax.learner import train_step as train_step_lib
 from qstar_jax.model.transformer import init_model
 from qstar_jax.records import Domain, Problem, TrainBatch
@@ -35,14 +36,16 @@ from qstar_jax.search.searchers import for_evaluation
 from qstar_jax.selfplay import actor
 from qstar_jax.selfplay.curriculum import Curriculum
 from qstar_jax.selfplay.player import Player
+from qstar_jax.selfplay.proposer import Proposer
 from qstar_jax.text.training import train_sentencepiece
 from qstar_jax.text.vocabulary import ByteVocabulary, Vocabulary
 from qstar_jax.training import hindsight
+from qstar_jax.training.drift_alarm import DriftAlarm
 from qstar_jax.training.preemption import PreemptionFlag
 from qstar_jax.training.reporting import Reporter
 
 # Streams of random numbers that must not share any.
-_VOCABULARY, _WARM_START, _PROBLEMS, _LINES = range(4)
+_VOCABULARY, _WARM_START, _PROBLEMS, _LINES, _DRIFT, _PROPOSALS = range(6)
 _VOCABULARY_LINES = 5000
 
 
@@ -147,9 +150,12 @@ class Trainer:
     self.state = train_step_lib.init_state(
       params, optimizer, config.learner, self.mesh
     )
+    self.drift_alarm = DriftAlarm(self.graphdef, config, self.mesh, reporter)
     self.progress = Progress()
     self.window = ReplayWindow(
-      config.replay.window_trees, config.replay.max_reuse, seed=config.seed
+      config.replay,
+      seed=config.seed,
+      priority_fn=priorities.make_priority_fn(config),
     )
     self.curriculum = Curriculum(
       config.curriculum,
@@ -157,6 +163,13 @@ class Trainer:
       config.domain.max_difficulty,
     )
     self.actor = self._player(config.search, config.self_play.batch_size)
+    self.proposer = None
+    if config.curriculum.proposer_problems > 0:
+      sampler = self._player(
+        for_evaluation(config.search, "sample"), config.self_play.batch_size
+      )
+      played = self.state.played
+      self.proposer = Proposer(sampler, played, config.curriculum)
     self.evaluators = {
       searcher: self._player(
         for_evaluation(config.search, searcher), config.evaluation.batch_size
@@ -179,6 +192,11 @@ class Trainer:
   def _rng(self, stream: int, index: int) -> np.random.Generator:
     return np.random.default_rng([self.config.seed, stream, index])
 
+  @property
+  def earlier(self) -> nnx.State | None:
+    """Params of the proposer's earlier player, if there is a proposer."""
+    return self.proposer and self.proposer.earlier
+
   def meta(self, writer: ReplayWriter) -> dict[str, Any]:
     """What a checkpoint holds beside arrays."""
     return {
@@ -194,7 +212,7 @@ class Trainer:
     self, checkpointer: checkpoint_lib.Checkpointer, writer: ReplayWriter
   ) -> None:
     """Goes back to the newest checkpoint, and the replay store with it."""
-    self.state, meta = checkpointer.restore(self.state)
+    self.state, meta = checkpointer.restore(self.state, self.earlier)
     saved = checkpoint_lib.vocabulary_from_json(meta["vocabulary"])
     if saved.fingerprint != self.vocabulary.fingerprint:
       raise UserError(
@@ -245,12 +263,14 @@ class Trainer:
     """Plays an iteration's trees into the store and the window."""
     config, progress = self.config, self.progress
     start = time.monotonic()
+    proposed = self._propose()
     results = []
     played = actor.play_iteration(
       self.actor,
       self.state.played,
       self.problems,
       self.curriculum,
+      self.window,
       self.vocabulary,
       self._rng(_PROBLEMS, progress.iteration),
       config=config,
@@ -266,23 +286,50 @@ class Trainer:
         "self_play", len(results), config.self_play.problems_per_iteration
       )
     writer.flush()
-    scores = [play.result.verdict.score for play in results]
     self.curriculum.update(
-      zip([play.difficulty for play in results], scores, strict=True)
+      (play.problem.difficulty, play.result.verdict.score)
+      for play in results
+      if play.origin == "new"
     )
+    if config.curriculum.replay_share > 0:
+      for play in results:
+        self.curriculum.table.update(play.problem, play.result.mean_score)
     tokens = sum(play.result.tokens for play in results)
+    tokens += proposed.get("proposer_tokens", 0)
     progress.num_trees += len(results)
     progress.num_tokens += tokens
     seconds = time.monotonic() - start
+    drift = self.drift_alarm.measure(
+      self.state.played,
+      [play.record for play in results],
+      self.window,
+      self._rng(_DRIFT, progress.iteration),
+      step=int(self.state.step),
+    )
     return {
-      "solve_rate": float(np.mean(scores)),
-      "any_score": float(np.mean([p.result.any_score for p in results])),
-      "mean_score": float(np.mean([p.result.mean_score for p in results])),
+      **actor.summarise(results),
+      **proposed,
+      "table_problems": len(self.curriculum.table),
       "trees": progress.num_trees,
       "tokens": progress.num_tokens,
       "tokens_per_second": tokens / seconds,
       "seconds_play": seconds,
+      **drift,
     }
+
+  def _propose(self) -> dict[str, float]:
+    """Lets the proposer look for problems, if it is time for it."""
+    iteration = self.progress.iteration
+    period = self.config.curriculum.proposer_every_iterations
+    if self.proposer is None or iteration % period:
+      return {}
+    return self.proposer.propose(
+      self.state.played,
+      self.problems,
+      self.curriculum,
+      self._rng(_PROPOSALS, iteration),
+      self.flag.check,
+    )
 
   def _run_steps(
     self, batches: Iterator[TrainBatch], name: str, first: int, total: int
@@ -306,6 +353,7 @@ class Trainer:
   def learn(self) -> dict[str, float]:
     """Takes an iteration's gradient steps on the replay window."""
     start = time.monotonic()
+    self.window.expire(int(self.state.step))
     batches = phase.sample_batches(
       self.window, self._rng(_LINES, self.progress.iteration), self.config
     )
@@ -396,7 +444,7 @@ def train(
 
     def save() -> float:
       start = time.monotonic()
-      checkpointer.save(trainer.state, trainer.meta(writer))
+      checkpointer.save(trainer.state, trainer.meta(writer), trainer.earlier)
       return time.monotonic() - start
 
     def is_due(every_iterations: int) -> bool:

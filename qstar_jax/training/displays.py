@@ -229,6 +229,9 @@ class LiveDisplay:
       solved = _percent(number(newest, "solve_rate"))
       speed = format_value(newest.get("tokens_per_second"))
       yield "in play", Text(f"{solved} % solved, {speed} tokens/s")
+    if warning := status.latest.get("warning"):
+      text = f"step {warning['step']}: {warning['message']}"
+      yield "warning", Text(text, style="yellow")
 
 
 def _bar(done: int, total: int, width: int) -> RenderableType:

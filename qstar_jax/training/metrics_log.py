@@ -60,6 +60,7 @@ _OF_KIND: Mapping[str, Mapping[str, _Check]] = {
     "top1": _is_number_or_null,
     "ci95": _is_interval,
   },
+  "warning": {"message": _is_text},
 }
 
 

@@ -91,6 +91,7 @@ class Reporter:
           iteration's duration.
         `evaluation`: `phase` (random, warm_start or self_play), `searcher`,
           `top1` in [0, 1] and `ci95`, its interval [low, high].
+        `warning`: `message`, what is wrong and what to do about it.
 
     Raises:
       UserError: a file cannot be written.

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
+from qstar_jax.config import ReplayConfig
 from qstar_jax.errors import UserError
 from qstar_jax.learner import phase
 from qstar_jax.learner.targets import trees_to_lines
@@ -26,7 +27,8 @@ def trees(micro_run):
 
 
 def _window(trees, max_reuse=3, seed=0):
-  window = ReplayWindow(len(trees), max_reuse, seed=seed)
+  config = ReplayConfig(window_trees=len(trees), max_reuse=max_reuse)
+  window = ReplayWindow(config, seed=seed)
   for tree in trees:
     window.add(tree)
   return window

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from qstar_jax.config import CurriculumConfig
+from qstar_jax.records import Problem
 from qstar_jax.selfplay.curriculum import Curriculum
 
 
@@ -63,6 +64,7 @@ def test_draws_by_the_probabilities():
 def test_state_round_trip():
   taught, other = curriculum(), curriculum()
   taught.update([(2, 1.0), (2, 0.0), (4, 0.3)])
+  taught.table.update(Problem("toy", "1 2 -> 3\n", "1 2 3", {}, 1), 0.5)
   state = json.loads(json.dumps(taught.state_dict()))
   other.load_state_dict(state)
   assert other.solve_rates() == taught.solve_rates()
@@ -71,3 +73,12 @@ def test_state_round_trip():
     one.update([(2, 1.0), (3, 0.0)])
   np.testing.assert_array_equal(other.probabilities(), taught.probabilities())
   assert other.state_dict() == taught.state_dict()
+  assert other.table.weights() == {"1 2 3": 0.25}
+
+
+def test_a_state_without_a_table_has_an_empty_one():
+  taught = curriculum()
+  state = taught.state_dict()
+  del state["table"]
+  taught.load_state_dict(state)
+  assert len(taught.table) == 0

@@ -83,6 +83,17 @@ def test_round_trip_to_any_number_of_devices(
   assert restored_meta == meta | schema
 
 
+def test_an_earlier_player_is_kept_beside_the_state(tmp_path):
+  saved, earlier = _state(0), _state(2).params
+  with Checkpointer(tmp_path, CheckpointConfig()) as checkpointer:
+    checkpointer.save(saved, {}, earlier)
+    fresh, other = _state(1), _state(3).params
+    assert _bytes(other) != _bytes(earlier)
+    restored, _ = checkpointer.restore(fresh, other)
+  assert _bytes(restored) == _bytes(saved)
+  assert _bytes(other) == _bytes(earlier)
+
+
 def test_a_state_may_be_consumed_while_it_is_saved(tmp_path):
   """Steps that donate the state do not write into what is being saved."""
   add_one = jax.jit(

@@ -199,6 +199,17 @@ def test_the_live_view_tells_all(tmp_path):
     assert re.search(part, view), part
 
 
+def test_a_warning_is_seen(tmp_path):
+  record = {"kind": "warning", "step": 7, "message": "[b]it[/b] drifts"}
+  stream = io.StringIO()
+  with Reporter(tmp_path, config=CONFIG, stream=stream) as reporter:
+    reporter.log(record)
+  (line,) = stream.getvalue().splitlines()
+  assert line == "warning step=7 message=[b]it[/b] drifts elapsed=0s"
+  view = "\n".join(live_view(60, read_metrics(tmp_path)))
+  assert re.search(r"warning +step 7: \[b\]it\[/b\] drifts", view)
+
+
 @pytest.mark.parametrize("width", [1, 8, 20, 30, 40, 60, 80, 200])
 @pytest.mark.parametrize("has_records", [False, True])
 def test_the_live_view_fits_narrow_terminals(tmp_path, width, has_records):

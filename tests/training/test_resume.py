@@ -87,6 +87,45 @@ def run_dir(tmp_path):
   return tmp_path / "run"
 
 
+# What a run may have besides, each with a state or random numbers of its own.
+_OPTIONS = {
+  "--replay.sampling": "surprise",
+  "--replay.max-staleness": 7,
+  "--replay.window-trees": 16,
+  "--replay.window-growth": 0.5,
+  "--replay.reanalyse-share": 0.25,
+  "--curriculum.replay-share": 0.25,
+  "--curriculum.proposer-problems": 8,
+  "--curriculum.proposer-every-iterations": 1,
+  "--checkpoint.every-iterations": 1,
+}
+
+
+def test_killed_with_every_option(qstar, micro_yaml, tmp_path, run_dir):
+  whole = tmp_path / "whole"
+  options = [str(part) for option in _OPTIONS.items() for part in option]
+  assert qstar("train", micro_yaml, "--run-dir", whole, *options).code == 0
+  command = ["train", micro_yaml, "--run-dir", run_dir, "--json", *options]
+  for at in (70, 40):
+    fault = {
+      "folder": str(run_dir / "replay"),
+      "at": at,
+      "delay": 0.02,
+      "signal": signal.SIGKILL,
+    }
+    finished = qstar(*command, fault=fault)
+    assert finished.code == -signal.SIGKILL, finished.err
+  assert qstar(*command).code == 0
+  _assert_same_runs(run_dir, whole)
+  meta = _final_checkpoint(whole)[1]
+  assert meta["window"]["next_sequence"] == [[0, 48]]
+  # 16 (1 + 0.5 (3^0.75 - 1) / 0.75) = 29.65, less what has become too old.
+  assert len(meta["window"]["trees"]) <= 29
+  iterations = [r for r in _metrics(whole) if r["kind"] == "iteration"]
+  assert [r["reanalysed"] for r in iterations[1:]] == [4, 4]
+  assert all("proposed" in record for record in iterations)
+
+
 @pytest.fixture
 def train(qstar, micro_yaml, run_dir):
   """Trains on in `run_dir`, until a signal comes if one is to come."""

@@ -1,0 +1,238 @@
+"""Does it pay to choose problems? A ladder of difficulties, at equal tokens.
+
+usage: python tools/compare_curriculum.py [--out build/curriculum]
+         [--tokens 20000000] [--points 5] [--seeds 0 1 2]
+         [--curricula uniform difficulty table proposer] [config overrides]
+
+The config is tiny_cpu on countdown with 2, 3 and 4 numbers; overrides are those
+of `qstar train`, e.g. `--domain.max-difficulty 2`. A curriculum's runs go on
+until self-play has generated and prefilled `--tokens`, those of the proposer
+included; an iteration has its gradient steps whatever it played, so steps
+differ, and are told. Held-out problems are solved with the config's searcher
+and without a verifier, `--points` times at equal distances in tokens; a run
+stands at a point as soon as it is past it.
+
+A run that has been cut is played again, one that is in OUT/results.jsonl is
+not. OUT/curriculum.md has the table, OUT/curriculum.png the picture.
+"""
+
+import argparse
+import collections
+import dataclasses
+import json
+import pathlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from qstar_jax import configuration
+from qstar_jax.cli import runtime
+from qstar_jax.config import CurriculumConfig, ExperimentConfig
+
+LADDER = {
+  "--domain.min-difficulty": 1,
+  "--domain.max-difficulty": 3,
+  "--domain.held-out-problems": 300,
+  "--text.max-prompt-tokens": 10,
+  "--text.max-step-tokens": 12,
+  "--text.max-steps": 3,
+  "--evaluation.num-problems": 300,
+}
+_TABLE = CurriculumConfig(replay_share=0.25)
+CURRICULA = {
+  "uniform": CurriculumConfig(uniform_share=1.0),
+  "difficulty": CurriculumConfig(),
+  "table": _TABLE,
+  "proposer": dataclasses.replace(
+    _TABLE, proposer_problems=1024, proposer_every_iterations=2
+  ),
+}
+
+Row = dict[str, Any]
+
+
+def run(
+  config: ExperimentConfig, run_dir: pathlib.Path, tokens: int, points: int
+) -> Iterator[Row]:
+  """Trains from nothing; yields accuracies by difficulty at every point."""
+  # These load JAX, which has to be set up first.
+  from qstar_jax.replay import ReplayWriter
+  from qstar_jax.training.alternate import Trainer
+  from qstar_jax.training.preemption import catch_signals
+  from qstar_jax.training.reporting import Reporter
+
+  reporter = Reporter(run_dir, config=config, stream=sys.stderr)
+  with catch_signals() as flag, reporter:
+    trainer = Trainer(config, epath.Path(run_dir), reporter, flag)
+    progress = trainer.progress
+    while progress.warm_steps < config.warm_start.steps:
+      trainer.warm_start()
+    with ReplayWriter(
+      trainer.replay_dir, shard_trees=config.replay.shard_trees
+    ) as writer:
+      for point in range(points + 1):
+        while progress.num_tokens < tokens * point / points:
+          trainer.play(writer)
+          trainer.learn()
+          progress.iteration += 1
+        yield {
+          "point": point,
+          "tokens": progress.num_tokens,
+          "iterations": progress.iteration,
+          "steps": int(trainer.state.step),
+          "top1": accuracies(trainer),
+        }
+
+
+def accuracies(trainer) -> dict[str, float]:
+  """Top-1 of held-out problems by difficulty, in [0, 1]."""
+  from qstar_jax.evaluation.evaluate import evaluate
+
+  config = trainer.config
+  problems = trainer.held_out[: config.evaluation.num_problems]
+  evaluation = evaluate(
+    trainer.evaluators[config.search.searcher],
+    trainer.state.played,
+    trainer.domain,
+    problems,
+    seed=config.seed,
+    on_progress=lambda done: trainer.flag.check(),
+  )
+  scores = collections.defaultdict(list)
+  for problem, result in zip(problems, evaluation.results, strict=True):
+    scores[str(problem.difficulty)].append(result.verdict.score)
+  return {key: float(np.mean(scores[key])) for key in sorted(scores)}
+
+
+def compare(
+  config: ExperimentConfig,
+  out: pathlib.Path,
+  *,
+  curricula: Sequence[str],
+  seeds: Sequence[int],
+  tokens: int,
+  points: int,
+) -> list[Row]:
+  """Runs what OUT/results.jsonl lacks; returns all its rows of this ladder."""
+  out.mkdir(parents=True, exist_ok=True)
+  results = out / "results.jsonl"
+  results.touch()
+  ladder = {"tokens": tokens, "points": points}
+  rows = [json.loads(line) for line in results.read_text().splitlines()]
+  rows = [row for row in rows if row["ladder"] == ladder]
+  done = {(row["curriculum"], row["seed"]) for row in rows}
+  # Seed by seed, so that what is there can be compared at any time.
+  for seed in seeds:
+    for name in curricula:
+      if (name, seed) in done:
+        continue
+      of_run = dataclasses.replace(
+        config, seed=seed, curriculum=CURRICULA[name]
+      )
+      head = {"curriculum": name, "seed": seed, "ladder": ladder}
+      run_dir = out / f"{name}_{seed}"
+      new = [head | row for row in _anew(of_run, run_dir, tokens, points)]
+      with results.open("a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in new)
+      rows += new
+  return rows
+
+
+def _anew(config, run_dir, tokens, points) -> Iterator[Row]:
+  """`run` in a folder without what a cut run left there."""
+  epath.Path(run_dir).rmtree(missing_ok=True)
+  return run(config, run_dir, tokens, points)
+
+
+def _by(rows: Sequence[Row], *names: str) -> dict[tuple, list[Row]]:
+  """Rows grouped by fields, in the order in which the groups come."""
+  groups = collections.defaultdict(list)
+  for row in rows:
+    groups[tuple(row[name] for name in names)].append(row)
+  return dict(groups)
+
+
+def table(rows: Sequence[Row]) -> str:
+  """Of the last point: mean over seeds, and the lowest and highest of them."""
+  last = [row for row in rows if row["point"] == row["ladder"]["points"]]
+  rungs = list(last[0]["top1"])
+  titles = ["curriculum", *(f"difficulty {rung}, %" for rung in rungs)]
+  titles += ["mean, %", "Mtokens", "gradient steps", "seeds"]
+  lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+  for (name,), group in _by(last, "curriculum").items():
+    scores = np.array([[row["top1"][rung] for rung in rungs] for row in group])
+    columns = [*scores.T, scores.mean(axis=1)]
+    cells = [
+      f"{100 * c.mean():.1f} [{100 * c.min():.1f}, {100 * c.max():.1f}]"
+      for c in columns
+    ]
+    tokens = np.mean([row["tokens"] for row in group]) / 1e6
+    steps = np.mean([row["steps"] for row in group])
+    cells += [f"{tokens:.1f}", f"{steps:.0f}", str(len(group))]
+    lines.append("| " + " | ".join([name, *cells]) + " |")
+  return "\n".join(lines) + "\n"
+
+
+def draw(rows: Sequence[Row], path: pathlib.Path) -> None:
+  """A panel for each difficulty: accuracy against tokens of self-play."""
+  from matplotlib.figure import Figure
+
+  rungs = list(rows[0]["top1"])
+  figure = Figure(figsize=(4 * len(rungs), 4), layout="constrained")
+  panels = figure.subplots(1, len(rungs), sharey=True, squeeze=False)[0]
+  for axes, rung in zip(panels, rungs, strict=True):
+    for (name,), group in _by(rows, "curriculum").items():
+      points = list(_by(group, "point").values())
+      tokens = [np.mean([r["tokens"] for r in point]) / 1e6 for point in points]
+      scores = [[100 * r["top1"][rung] for r in point] for point in points]
+      (line,) = axes.plot(
+        tokens, [np.mean(s) for s in scores], marker="o", label=name
+      )
+      axes.fill_between(
+        tokens,
+        [min(s) for s in scores],
+        [max(s) for s in scores],
+        color=line.get_color(),
+        alpha=0.15,
+      )
+    axes.set_title(f"difficulty {rung}", fontsize=10)
+    axes.set_xlabel("million tokens of self-play")
+    axes.grid(alpha=0.3)
+  panels[0].set_ylabel("held-out problems solved, %")
+  panels[0].legend(fontsize=8)
+  figure.savefig(path, dpi=150)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--out", type=pathlib.Path, default="build/curriculum")
+  parser.add_argument("--tokens", type=int, default=20_000_000)
+  parser.add_argument("--points", type=int, default=5)
+  parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+  parser.add_argument(
+    "--curricula", nargs="+", choices=CURRICULA, default=list(CURRICULA)
+  )
+  args, overrides = parser.parse_known_args(argv)
+  ladder = [str(part) for option in LADDER.items() for part in option]
+  config = configuration.load("tiny_cpu", [*ladder, *overrides])
+  runtime.start_runtime(config)
+  rows = compare(
+    config,
+    args.out,
+    curricula=args.curricula,
+    seeds=args.seeds,
+    tokens=args.tokens,
+    points=args.points,
+  )
+  (args.out / "curriculum.md").write_text(table(rows))
+  draw(rows, args.out / "curriculum.png")
+  print(table(rows), end="")
+
+
+if __name__ == "__main__":
+  main()
