@@ -114,7 +114,9 @@ class Domain(Protocol):
     """Judges a whole line, replaying every step."""
 
   def answer(self, problem: Problem, steps: tuple[str, ...]) -> str:
-    """The answer a line commits to, as a person would write it."""
+    """The answer that a finished line commits to, right or wrong, so that
+    lines which mean the same give the same text. Votes count it: a line that
+    breaks the rules has one too, as it is written. Empty if it has none."""
 
   def random_play(
     self, rng: np.random.Generator, difficulty: int

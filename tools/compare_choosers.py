@@ -28,7 +28,6 @@ import io
 import json
 import math
 import pathlib
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -43,8 +42,7 @@ from qstar_jax.errors import UserError
 from qstar_jax.store import files
 
 CHOOSERS = ("prm_min", "prm_product", "value", "majority", "random", "any")
-# What the last step of a line of arithmetic leaves.
-_LEFT = re.compile(r"\(left: (-?[0-9]+)\)")
+# More than a picture takes; only named where the disk is full.
 _MAX_BYTES = 1_000_000
 
 
@@ -82,33 +80,6 @@ def expected_of_best(key: np.ndarray, score: np.ndarray, k: int) -> float:
   return float(chance @ mean[group] / math.comb(n, k))
 
 
-def expected_of_majority(
-  answers: Sequence[str], score: np.ndarray, k: int, seed: int
-) -> float:
-  """As `metrics.maj_at_k`; lines of one answer may differ in score.
-
-  Which answer wins says nothing about which of its lines were drawn, so each
-  may stand for their mean.
-  """
-  from qstar_jax.evaluation import metrics
-
-  _, group = np.unique(np.asarray(answers), return_inverse=True)
-  mean = np.bincount(group, score) / np.bincount(group)
-  return metrics.maj_at_k(answers, mean[group], k, seed)
-
-
-def answer_as_written(domain: str, steps: Sequence[str]) -> str:
-  """What a finished line says is the answer, checked by nobody.
-
-  In arithmetic the number that its last step leaves; elsewhere the answer is
-  the way to it, and lines agree if all their steps do.
-  """
-  if domain == "arithmetic":
-    left = _LEFT.search(steps[-1])
-    return left[1] if left else ""
-  return "\n".join(steps)
-
-
 def read_lines(domain, played) -> Lines:
   """The lines of a play of `best_of_n`."""
   from qstar_jax.search.tree import NONE, line_index
@@ -119,7 +90,7 @@ def read_lines(domain, played) -> Lines:
   for edge in map(tuple, np.argwhere(is_tip)):
     steps = played.judge.line(int(line_index(tree, *edge)))
     is_finished = not tree.is_failed[edge]
-    answers.append(answer_as_written(domain.name, steps) if is_finished else "")
+    answers.append(domain.answer(played.problem, steps) if is_finished else "")
     scores.append(float(tree.score[edge]))
     values.append(tree.value[edge] if is_finished else -1.0)
     prm = []
@@ -140,10 +111,12 @@ def read_lines(domain, played) -> Lines:
 
 def measure(lines: Lines, sizes: Sequence[int], seed: int) -> np.ndarray:
   """Expected scores [choosers, sizes] of one play."""
+  from qstar_jax.evaluation import metrics
+
   return np.array(
     [
       [
-        expected_of_majority(lines.answers, lines.score, k, seed)
+        metrics.maj_at_k(lines.answers, lines.score, k, seed)
         if chooser == "majority"
         else expected_of_best(lines.keys[chooser], lines.score, k)
         for k in sizes

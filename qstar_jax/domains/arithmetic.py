@@ -44,6 +44,8 @@ _INTEGER = r"-?[0-9]+"
 _STEP = re.compile(
   rf"({_INTEGER}) ([-+*]) ({_INTEGER}) = ({_INTEGER}) \(left: (.*)\)"
 )
+# The number that a last step leaves; longer ones are no answer.
+_LEFT_NUMBER = re.compile(r"\(left: (-?[0-9]{1,12})\)$")
 # Two neighbours in the text, whether or not their operation comes first.
 _NEIGHBOURS = re.compile(rf"({_INTEGER}) ([-+*]) (?=({_INTEGER}))")
 
@@ -209,6 +211,10 @@ class Arithmetic(StepDomain):
 
   def _answer(self, state: Expression) -> str:
     return str(state)
+
+  def _written_answer(self, step: str) -> str:
+    match = _LEFT_NUMBER.search(step)
+    return str(int(match[1])) if match else ""
 
   def _writings(self, state: Expression) -> list[str]:
     texts = (_write_step(op, after) for op, after in _reductions(state))

@@ -30,6 +30,7 @@ import numpy as np
 
 from qstar_jax.domains import expressions, mistakes
 from qstar_jax.domains.number_state import (
+  ANSWER,
   Move,
   State,
   advance,
@@ -159,6 +160,9 @@ class NumberGame(StepDomain):
   def _answer(self, state: State) -> str:
     text = expressions.write(state.trees[0], keep_grouping=False)
     return f"{text} = {state.left[0]}"
+
+  def _written_answer(self, step: str) -> str:
+    return step.removeprefix(ANSWER)
 
   def _writings(self, state: State) -> list[str]:
     return [

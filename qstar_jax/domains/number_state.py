@@ -15,7 +15,7 @@ from qstar_jax.domains import expressions
 from qstar_jax.domains.expressions import Expression, Number, ParseError
 from qstar_jax.domains.step_domain import IllegalStep
 
-_ANSWER = "Answer: "
+ANSWER = "Answer: "
 _NUMBER = r"-?[0-9]+(?:/[0-9]+)?"
 _STEP = re.compile(
   rf"({_NUMBER}) ([-+*/]) ({_NUMBER}) = ({_NUMBER})"
@@ -100,8 +100,8 @@ def advance(state: State, step: str) -> State:
   """
   if state.is_answered:
     raise IllegalStep("the line is finished: nothing follows its answer")
-  if step.startswith(_ANSWER):
-    return _after_answer(state, step.removeprefix(_ANSWER))
+  if step.startswith(ANSWER):
+    return _after_answer(state, step.removeprefix(ANSWER))
   match = _STEP.fullmatch(step)
   if not match:
     raise ParseError(_why_no_step(step))

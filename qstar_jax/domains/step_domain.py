@@ -71,6 +71,10 @@ class StepDomain(abc.ABC):
   def _answer(self, state: Any) -> str:
     """The answer of a finished line, as a person would write it."""
 
+  def _written_answer(self, step: str) -> str:
+    """What the last step of a line that breaks the rules says."""
+    return step
+
   @abc.abstractmethod
   def _writings(self, state: Any) -> list[str]:
     """The canonical writing of every legal step, each once, in fixed order."""
@@ -102,14 +106,16 @@ class StepDomain(abc.ABC):
     return Verdict(Outcome.CORRECT, 1.0)
 
   def answer(self, problem: Problem, steps: tuple[str, ...]) -> str:
-    """The answer a line commits to.
+    """The answer a line commits to, right or wrong.
 
-    Empty for a line that is not finished or has an illegal step.
+    A line that breaks the rules has one too, as it is written: who counts
+    answers must not learn from them which lines are legal. Empty for a legal
+    line that is not finished.
     """
     try:
       state = self._replay(problem, steps)
     except (IllegalStep, expressions.ParseError):
-      return ""
+      return self._written_answer(steps[-1])
     return self._answer(state) if self._is_terminal(state) else ""
 
   def solvable(self, problem: Problem, steps: tuple[str, ...] = ()) -> bool:

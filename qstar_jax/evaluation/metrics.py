@@ -67,7 +67,8 @@ def maj_at_k(
 
   Args:
     answers: of the lines; an empty one does not vote.
-    scores: of the lines, equal for equal answers.
+    scores: of the lines. Which answer wins says nothing about which of its
+      lines were drawn: its score is their mean.
     k: lines drawn without replacement, all of them if there are no more.
     seed: of the draws.
 
@@ -78,8 +79,7 @@ def maj_at_k(
     return 0.0
   _, index = np.unique(np.asarray(answers), return_inverse=True)
   has_answer = np.array([bool(answer) for answer in answers])
-  by_answer = np.zeros(index.max() + 1)
-  by_answer[index] = scores
+  by_answer = np.bincount(index, scores) / np.bincount(index)
   rng = np.random.default_rng(seed)
   num_draws = 64 if k < len(answers) else 1
   total = 0.0

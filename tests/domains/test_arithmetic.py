@@ -25,6 +25,21 @@ def test_the_line_of_the_documentation():
 
 
 @pytest.mark.parametrize(
+  ("last", "answer"),
+  [
+    ("3 + -5 = 9 (left: 9)", "9"),
+    ("3 + -6 = -3 (left: -3)", "-3"),
+    ("3 + -5 = 9 (left: 3 + 9)", ""),
+    ("3 + -5 = 9", ""),
+  ],
+)
+def test_the_answer_of_a_wrong_line_is_what_it_says(last, answer):
+  problem = DOMAIN.parse("3 + 2 - 7")
+  assert not DOMAIN.check_step(problem, (), last).is_legal
+  assert DOMAIN.answer(problem, (last,)) == answer
+
+
+@pytest.mark.parametrize(
   ("problem", "expected"),
   [
     ("8 - 3 + 2", ["8 - 3 = 5 (left: 5 + 2)"]),

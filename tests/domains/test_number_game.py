@@ -53,6 +53,8 @@ def test_the_line_of_the_documentation():
   assert GAME.answer(HAND, LINE) == "(10 - 4) * (13 - 9) = 24"
   assert outcome([*LINE, ANSWER]) == Outcome.CORRECT
   assert GAME.answer(HAND, (ANSWER,)) == "(10 - 4) * (13 - 9) = 24"
+  wrong = ANSWER.replace("13", "14")
+  assert GAME.answer(HAND, (wrong,)) == "(10 - 4) * (14 - 9) = 24"
 
 
 def test_left_in_any_order_and_operands_either_way():

@@ -259,7 +259,7 @@ def test_a_failure_says_so_and_why():
   assert solution_text(domain, problem, steps, verdict).splitlines() == [
     "3 + 5 = 9 (left: 9 9)",
     r"\x1b[2J",
-    "Answer: none",
+    r"Answer: \x1b[2J",
     f"not solved: {verdict.reason}",
   ]
   unsafe = dataclasses.replace(verdict, reason="\x1b[2J\n")

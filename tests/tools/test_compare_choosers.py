@@ -1,6 +1,5 @@
 """Choosers of lines: exact expectations against every subset, and a run."""
 
-import collections
 import itertools
 import json
 import os
@@ -49,44 +48,6 @@ def test_the_largest_of_64_is_exact():
   assert compare_choosers.expected_of_best(score, score, 64) == 1.0
   worst = compare_choosers.expected_of_best(-score, score, 64)
   assert worst == 0.0
-
-
-def test_majority_is_the_mean_over_all_subsets():
-  """Of the lines that say `a`, one has a mistake on the way."""
-  answers, score = list("aaabbc"), np.array([1, 1, 0, 0, 0, 1.0])
-  chosen = []
-  for subset in itertools.combinations(range(6), 3):
-    votes = collections.Counter(answers[i] for i in subset)
-    winners = [a for a, n in votes.items() if n == max(votes.values())]
-    chosen.append(
-      np.mean(
-        [
-          np.mean([score[i] for i in subset if answers[i] == winner])
-          for winner in winners
-        ]
-      )
-    )
-  found = [
-    compare_choosers.expected_of_majority(answers, score, 3, seed)
-    for seed in range(60)
-  ]
-  assert np.mean(found) == pytest.approx(np.mean(chosen), abs=0.02)
-  everyone = compare_choosers.expected_of_majority(answers, score, 6, 0)
-  assert everyone == pytest.approx(2 / 3)
-
-
-@pytest.mark.parametrize(
-  ("domain", "steps", "answer"),
-  [
-    ("arithmetic", ["2 - 7 = -5 (left: 3 + -5)", "3 + -5 = 9 (left: 9)"], "9"),
-    ("arithmetic", ["3 - 8 = -5 (left: -5)"], "-5"),
-    ("arithmetic", ["2 - 7 = -5 (left: 3 + -5)"], ""),
-    ("countdown", ["1 + 2 = 3 (left: 3)"], "1 + 2 = 3 (left: 3)"),
-  ],
-)
-def test_an_answer_is_what_is_written(domain, steps, answer):
-  """Also where it is wrong: no verifier tells which lines may vote."""
-  assert compare_choosers.answer_as_written(domain, steps) == answer
 
 
 def test_measure_and_summary_by_hand():
