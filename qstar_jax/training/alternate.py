@@ -286,7 +286,7 @@ class Trainer:
         "self_play", len(results), config.self_play.problems_per_iteration
       )
     writer.flush()
-    self._update_curriculum(results)
+    actor.update_curriculum(self.curriculum, results, config.curriculum)
     tokens = sum(play.result.tokens for play in results)
     tokens += proposed.get("proposer_tokens", 0)
     progress.num_trees += len(results)
@@ -309,22 +309,6 @@ class Trainer:
       "seconds_play": seconds,
       **drift,
     }
-
-  def _update_curriculum(self, plays: list[actor.RecordedPlay]) -> None:
-    """Difficulties learn from the problems they drew, the table from all."""
-    self.curriculum.update(
-      (play.problem.difficulty, play.result.verdict.score)
-      for play in plays
-      if play.origin == "new"
-    )
-    if self.config.curriculum.replay_share > 0:
-      for play in plays:
-        self.curriculum.table.update(
-          play.problem,
-          play.result.verdict.score,
-          prior=float(play.record.node_value[0]),
-          is_solvable=play.result.any_score > 0,
-        )
 
   def _propose(self) -> dict[str, float]:
     """Lets the proposer look for problems, if it is time for it."""
