@@ -199,7 +199,7 @@ class CurriculumConfig:
     uniform_share: share of problems drawn without regard to solve rates.
     decay: weight of the past in the running solve rates.
     replay_share: share of an iteration's plays that are of problems in the
-      table: those that some lines of their last plays solved, and some did not.
+      table: those that some line has solved, by p (1 - p).
     table_problems: in the table at most, those played last.
     proposer_problems: new problems that the player and an earlier one try, as
       candidates for the table; 0 has no proposer.

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from qstar_jax.config import ExperimentConfig
+from qstar_jax.config import CurriculumConfig, ExperimentConfig
 from qstar_jax.domains.splits import TrainingProblems
 from qstar_jax.records import Problem, TreeRecord
 from qstar_jax.replay import ReplayWindow
@@ -114,6 +114,31 @@ def _parse(prompts: Sequence[str], problems: TrainingProblems) -> list[Problem]:
   """The problems of prompts, without those that are held out."""
   parsed = map(problems.domain.parse, prompts)
   return [problem for problem in parsed if not problems.is_held_out(problem)]
+
+
+def update_curriculum(
+  curriculum: Curriculum,
+  recorded: Sequence[RecordedPlay],
+  config: CurriculumConfig,
+) -> None:
+  """Tells the curriculum how an iteration's plays went.
+
+  Difficulties learn from the problems that they drew, the table from all; a
+  table that nothing is drawn from stays empty.
+  """
+  curriculum.update(
+    (play.problem.difficulty, play.result.verdict.score)
+    for play in recorded
+    if play.origin == "new"
+  )
+  if config.replay_share > 0:
+    for play in recorded:
+      curriculum.table.update(
+        play.problem,
+        play.result.verdict.score,
+        prior=float(play.record.node_value[0]),
+        is_solvable=play.result.any_score > 0,
+      )
 
 
 def summarise(recorded: Sequence[RecordedPlay]) -> dict[str, float]:

@@ -28,12 +28,11 @@ _LEAST_WEIGHT = 1e-6
 
 
 class ProblemTable:
-  """The problems played last that are solved sometimes, and not always.
+  """Problems that can be solved, by how often the player does: p (1 - p).
 
-  A problem weighs p (1 - p), and one that weighs nothing is not kept: what was
-  never solved does not come again from here, however many such problems there
-  are, and neither does what never failed. A problem whose luck has ended fades
-  with every play, as `decay` says.
+  A problem enters once some line has solved it: what was never solved does not
+  come again from here, however many such problems there are. One that is
+  always solved, or no longer, fades with every play as `decay` says.
   """
 
   def __init__(self, max_problems: int, decay: float):
@@ -55,17 +54,24 @@ class ProblemTable:
     """p (1 - p) by problem key, each above 0."""
     return {key: row.weight for key, row in self._rows.items()}
 
-  def update(self, problem: Problem, rate: float, plays: int = 1) -> None:
-    """Takes in plays of a problem.
+  def update(
+    self, problem: Problem, score: float, *, prior: float, is_solvable: bool
+  ) -> None:
+    """Takes in a play of a problem.
 
     Args:
       problem: that was played.
-      rate: share of its lines that solved it, in [0, 1].
-      plays: how many plays this is the mean of, >= 1.
+      score: of the play, in [0, 1].
+      prior: solve rate to expect, in [0, 1]; of a problem that is not in the
+        table it counts as a play before this one.
+      is_solvable: some line of the play solved the problem; otherwise the table
+        does not take it if it is new.
     """
-    row = self._rows.pop(problem.key, _Row(problem, 0.0, 0.0))
-    row.played = self._decay * row.played + plays
-    row.solved = self._decay * row.solved + plays * rate
+    if problem.key not in self._rows and not is_solvable:
+      return
+    row = self._rows.pop(problem.key, _Row(problem, 1.0, prior))
+    row.played = self._decay * row.played + 1
+    row.solved = self._decay * row.solved + score
     if row.weight > _LEAST_WEIGHT:
       self._rows[problem.key] = row
     if len(self._rows) > self._max_problems:

@@ -91,9 +91,8 @@ class Proposer:
     earlier_rates, earlier_tokens = rates_of(self.earlier, partly)
     kept = partly[earlier_rates < rates[partly]]
     for index in kept:
-      curriculum.table.update(
-        tried[index], float(rates[index]), config.proposer_tries
-      )
+      rate = float(rates[index])
+      curriculum.table.update(tried[index], rate, prior=rate, is_solvable=True)
     self.earlier = _copy(params)
     return {
       "proposed": len(kept),

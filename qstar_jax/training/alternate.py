@@ -286,14 +286,7 @@ class Trainer:
         "self_play", len(results), config.self_play.problems_per_iteration
       )
     writer.flush()
-    self.curriculum.update(
-      (play.problem.difficulty, play.result.verdict.score)
-      for play in results
-      if play.origin == "new"
-    )
-    if config.curriculum.replay_share > 0:
-      for play in results:
-        self.curriculum.table.update(play.problem, play.result.mean_score)
+    actor.update_curriculum(self.curriculum, results, config.curriculum)
     tokens = sum(play.result.tokens for play in results)
     tokens += proposed.get("proposer_tokens", 0)
     progress.num_trees += len(results)

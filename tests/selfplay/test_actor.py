@@ -151,7 +151,7 @@ def test_problems_of_the_table_come_again(iteration, tiny):
   curriculum = Curriculum(CurriculumConfig(), 1, 2)
   known = {p.key: p for p in tiny.problems[:2]}
   for problem in known.values():
-    curriculum.table.update(problem, 0.5)
+    curriculum.table.update(problem, 0.5, prior=0.5, is_solvable=True)
   stored = [played.record for played in iteration]
   found = list(
     play(

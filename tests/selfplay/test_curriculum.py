@@ -64,7 +64,8 @@ def test_draws_by_the_probabilities():
 def test_state_round_trip():
   taught, other = curriculum(), curriculum()
   taught.update([(2, 1.0), (2, 0.0), (4, 0.3)])
-  taught.table.update(Problem("toy", "1 2 -> 3\n", "1 2 3", {}, 1), 0.5)
+  problem = Problem("toy", "1 2 -> 3\n", "1 2 3", {}, 1)
+  taught.table.update(problem, 0.5, prior=0.5, is_solvable=True)
   state = json.loads(json.dumps(taught.state_dict()))
   other.load_state_dict(state)
   assert other.solve_rates() == taught.solve_rates()

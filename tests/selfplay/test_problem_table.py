@@ -16,33 +16,54 @@ def problem(number):
 
 
 def table_of(rates, max_problems=100, decay=0.9):
+  """Problems whose solve rate is believed to be so."""
   table = ProblemTable(max_problems, decay)
   for number, rate in enumerate(rates):
-    table.update(problem(number), rate)
+    play(table, number, rate, prior=rate)
   return table
 
 
+def play(table, number, score, *, prior=0.5, is_solvable=True):
+  table.update(problem(number), score, prior=prior, is_solvable=is_solvable)
+
+
 def test_weights_by_hand():
-  table = table_of([0.0, 0.5, 0.1, 1.0])
-  assert table.weights() == pytest.approx({"#1": 0.25, "#2": 0.09})
-  # (0.9 * 0.5 + 4 * 0.75) / (0.9 + 4) = 0.70408.
-  table.update(problem(1), 0.75, plays=4)
-  assert table.weights()["#1"] == pytest.approx(0.70408 * 0.29592, abs=1e-5)
+  table = ProblemTable(10, decay=0.9)
+  # (0.9 * 0.5 + 1) / 1.9 = 0.76316, then (0.9 * 1.45 + 0) / 2.71 = 0.48155.
+  play(table, 0, 1.0)
+  assert table.weights() == pytest.approx({"#0": 0.76316 * 0.23684}, abs=1e-5)
+  play(table, 0, 0.0, prior=0.9)
+  assert table.weights() == pytest.approx({"#0": 0.48155 * 0.51845}, abs=1e-5)
+  # The network's word tells problems apart that were played once:
+  # (0.9 * 0.95 + 1) / 1.9 = 0.97632.
+  play(table, 1, 1.0, prior=0.95)
+  assert table.weights()["#1"] == pytest.approx(0.97632 * 0.02368, abs=1e-5)
 
 
-def test_a_problem_whose_luck_has_ended_fades():
+def test_a_problem_enters_when_a_line_has_solved_it():
+  table = ProblemTable(10, decay=0.9)
+  play(table, 0, 0.0, is_solvable=False)
+  assert len(table) == 0
+  play(table, 0, 0.0, is_solvable=True)
+  play(table, 0, 0.0, is_solvable=False)
+  # (0.9^2 * 0.5) / (0.81 + 0.9 + 1) = 0.14945.
+  assert table.weights() == pytest.approx({"#0": 0.14945 * 0.85055}, abs=1e-5)
+
+
+@pytest.mark.parametrize("score", [0.0, 1.0])
+def test_what_always_ends_alike_fades(score):
   table = table_of([0.5])
   weights = []
   for _ in range(40):
-    table.update(problem(0), 0.0)
+    play(table, 0, score, is_solvable=score > 0)
     weights.append(table.weights()["#0"])
-  # The discounted share of one half among n failures: 0.9^n 0.5 / (sum of
-  # 0.9^i for i up to n).
+  # Two plays at one half, discounted, among n that end alike.
   rates = [
-    0.5 * 0.9**n / sum(0.9**i for i in range(n + 1)) for n in range(1, 41)
+    0.5 * (0.9**n + 0.9 ** (n + 1)) / sum(0.9**i for i in range(n + 2))
+    for n in range(1, 41)
   ]
   np.testing.assert_allclose(weights, [p * (1 - p) for p in rates])
-  assert weights[-1] < 0.001
+  assert weights[-1] < 0.002
 
 
 def test_problems_come_by_their_weights():
@@ -69,17 +90,17 @@ def test_a_draw_has_no_problem_twice():
 
 def test_those_played_last_stay():
   table = table_of([0.5] * 4, max_problems=4)
-  table.update(problem(0), 0.5)
-  table.update(problem(9), 0.5)
+  play(table, 0, 0.5)
+  play(table, 9, 0.5)
   assert list(table.weights()) == ["#2", "#3", "#0", "#9"]
   # One that is not kept pushes nobody out.
-  table.update(problem(8), 0.0)
+  play(table, 8, 0.0, is_solvable=False)
   assert len(table) == 4
 
 
 def test_unsolvable_problems_never_dominate():
-  """Nine of ten new problems have no solution; the others are solved by half
-  of the lines. Half of the plays are drawn from the table."""
+  """Nine of ten new problems have no solution; of the others half of the plays
+  are solved. Half of the plays are drawn from the table."""
   rng = np.random.default_rng(0)
   table = ProblemTable(50, 0.9)
   played = []
@@ -88,7 +109,8 @@ def test_unsolvable_problems_never_dominate():
     new = [problem(100 * iteration + i) for i in range(20 - len(repeated))]
     for each in [*repeated, *new]:
       is_solvable = each.payload["n"][0] % 10 == 0
-      table.update(each, rng.binomial(20, 0.5) / 20 if is_solvable else 0.0)
+      score = float(is_solvable and rng.random() < 0.5)
+      table.update(each, score, prior=0.5, is_solvable=is_solvable)
     played += [each.payload["n"][0] % 10 == 0 for each in repeated]
   assert len(played) > 200
   assert all(played)
@@ -101,9 +123,9 @@ def test_unsolvable_problems_never_dominate():
 def test_a_table_is_bounded_and_survives_json(updates, max_problems):
   table = ProblemTable(max_problems, 0.9)
   for number, rate in updates:
-    table.update(problem(number), rate)
+    play(table, number, rate, is_solvable=number % 2 == 0)
   assert len(table) <= max_problems
-  assert all(0 < weight <= 0.25 for weight in table.weights().values())
+  assert all(0 < weight <= 0.2500001 for weight in table.weights().values())
   other = ProblemTable(max_problems, 0.9)
   other.load_state_dict(json.loads(json.dumps(table.state_dict())))
   assert other.state_dict() == table.state_dict()
@@ -111,5 +133,5 @@ def test_a_table_is_bounded_and_survives_json(updates, max_problems):
   assert draws[0] == draws[1]
   # And both go on alike.
   for each in (table, other):
-    each.update(problem(1), 0.3)
+    play(each, 1, 0.3)
   assert other.weights() == table.weights()

@@ -3,6 +3,7 @@
 import dataclasses
 import types
 
+import numpy as np
 import pytest
 from etils import epath
 
@@ -19,19 +20,21 @@ pytest_plugins = ["tests.training.micro_run"]
 PROPOSER_TOKENS = 1000
 
 
-def _recorded(sequence, origin, score, mean_score):
+def _recorded(sequence, origin, score, any_score, prior):
   problem = Problem("countdown", f"{sequence}\n", f"#{sequence}", {}, 2)
   verdict = Verdict(Outcome.WRONG, score)
-  result = PlayResult((), verdict, 1.0, mean_score, tokens=7, expansions=3)
-  tree = random_tree(sequence)
+  result = PlayResult((), verdict, any_score, 0.0, tokens=7, expansions=3)
+  tree = dataclasses.replace(
+    random_tree(sequence), node_value=np.array([prior, 0, 0], np.float32)
+  )
   return actor.RecordedPlay(tree, result, problem, origin)
 
 
 PLAYS = [
-  _recorded(0, "reanalysed", 1.0, 0.5),
-  _recorded(1, "repeated", 1.0, 0.1),
-  _recorded(2, "new", 0.0, 0.2),
-  _recorded(3, "new", 0.5, 0.0),
+  _recorded(0, "reanalysed", 1.0, 1.0, 0.5),
+  _recorded(1, "repeated", 1.0, 1.0, 0.25),
+  _recorded(2, "new", 0.0, 0.0, 0.5),
+  _recorded(3, "new", 0.5, 1.0, 0.5),
 ]
 
 
@@ -70,10 +73,10 @@ def _play(trainer):
 
 def test_the_curriculum_learns_from_the_plays(trainer):
   _play(trainer)
-  # The table from all of them, by their lines; difficulties from new problems,
-  # by the lines committed.
+  # The table from all of them, from what was expected on: 1.45 / 1.9 = 0.76316
+  # and 1.225 / 1.9 = 0.64474; difficulties from new problems alone.
   assert trainer.curriculum.table.weights() == pytest.approx(
-    {"#0": 0.25, "#1": 0.09, "#2": 0.16}
+    {"#0": 0.76316 * 0.23684, "#1": 0.64474 * 0.35526, "#3": 0.25}, abs=1e-5
   )
   assert trainer.curriculum.solve_rates() == {2: 0.25}
 
