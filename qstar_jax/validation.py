@@ -35,6 +35,10 @@ _COUNT = Bound("1 or more", lambda value: value >= 1)
 _COUNT_OR_NONE = Bound("0 or more", lambda value: value >= 0)
 _POSITIVE = Bound("above 0", lambda value: value > 0)
 _SHARE = Bound("in [0, 1]", lambda value: 0 <= value <= 1)
+_UNIT = Bound("in (0, 1]", lambda value: 0 < value <= 1)
+_LINE = Bound(
+  "a text without a newline", lambda value: value and "\n" not in value
+)
 _AXIS = Bound("1 or more, or -1", lambda value: value >= 1 or value == -1)
 
 # Every number of the config, and every free text that has a form.
@@ -112,12 +116,23 @@ BOUNDS: Mapping[str, Bound] = {
   "learner.prm_weight": _COUNT_OR_NONE,
   "learner.value_lambda": _SHARE,
   "learner.min_visits": _COUNT_OR_NONE,
-  "learner.light_lines": Bound("in (0, 1]", lambda value: 0 < value <= 1),
+  "learner.light_lines": _UNIT,
   "warm_start.steps": _COUNT_OR_NONE,
   "warm_start.corrupt_share": _SHARE,
   "evaluation.every_iterations": _COUNT,
   "evaluation.num_problems": _COUNT,
   "evaluation.batch_size": _COUNT,
+  "labels.num_rollouts": _COUNT,
+  "labels.budget": _COUNT,
+  "labels.alpha": _UNIT,
+  "labels.beta": _UNIT,
+  "labels.c_puct": _COUNT_OR_NONE,
+  "labels.judge.prompts": Bound(
+    "one text or more, each without a newline",
+    lambda value: value and all(map(_LINE.holds, value)),
+  ),
+  "labels.judge.yes": _LINE,
+  "labels.judge.no": _LINE,
   "checkpoint.every_iterations": _COUNT,
   "checkpoint.keep": _COUNT,
   "mesh.data": _AXIS,
@@ -237,6 +252,12 @@ RELATIONS = (
     lambda c: c.evaluation.num_problems <= c.domain.held_out_problems,
     "at most domain.held_out_problems = {c.domain.held_out_problems}",
     lambda c: "lower it or hold out more",
+  ),
+  Relation(
+    ("labels.judge.yes", "labels.judge.no"),
+    lambda c: c.labels.judge.yes != c.labels.judge.no,
+    "another text than labels.judge.no",
+    lambda c: "change one of them",
   ),
   Relation(
     ("mesh.data", "mesh.fsdp", "mesh.model"),

@@ -131,7 +131,7 @@ def test_verdicts_are_of_whole_lines(tiny, prefixes, mode):
 @pytest.mark.parametrize("mode", ["value", "outcome"])
 def test_a_line_has_no_more_steps_than_any_other(tiny, prefixes, mode):
   pairs = [(problem, steps) for problem, steps, _ in prefixes]
-  num_last = 0
+  num_last = num_others = 0
   for played, (_, steps) in zip(go_on(tiny, mode, pairs), pairs, strict=True):
     tree = played.tree
     last = tiny.text.max_steps - len(steps) - 1
@@ -140,11 +140,17 @@ def test_a_line_has_no_more_steps_than_any_other(tiny, prefixes, mode):
     assert tree.depth.max() <= last
     assert tree.is_terminal[is_last].all()
     if mode == "value":
+      end = np.maximum(tree.length - 1, 0)[..., None]
+      last_token = np.take_along_axis(tree.tokens, end, axis=-1)[..., 0]
+      is_cut = ~tiny.vocabulary.ends_step[last_token]
       np.testing.assert_array_equal(
-        tree.is_failed[is_last], ~tree.ended[is_last]
+        tree.is_failed[is_candidate],
+        (is_cut | (is_last & ~tree.ended))[is_candidate],
       )
     num_last += is_last.sum()
+    num_others += (is_candidate & ~is_last).sum()
   assert num_last > 0
+  assert num_others > 0
 
 
 def test_a_play_from_a_prefix_does_not_depend_on_its_table(tiny, prefixes):

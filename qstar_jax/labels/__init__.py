@@ -1,0 +1,1 @@
+"""Labels of single steps: process supervision, from whoever can tell."""
