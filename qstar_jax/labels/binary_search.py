@@ -129,7 +129,7 @@ class _Search:
       rollouts = yield Prefix(self._line.problem, steps, is_finished, seed)
       self._states[steps] = rollouts
       self._tokens += rollouts.tokens
-      if 0 < rollouts.value("soft") < 1:
+      if rollouts.value("hard") == 1:
         self._pool += [
           (steps, sample)
           for sample in rollouts.samples
