@@ -299,13 +299,13 @@ class JudgeConfig:
 
   Attributes:
     prompts: what stands behind the step, one wording or several.
-    yes: the verdict on a right step, as a text.
-    no: on a wrong one.
+    right: the verdict on a right step, as a text.
+    wrong: on a wrong one.
   """
 
   prompts: tuple[str, ...] = ("step ok?",)
-  yes: str = "yes"
-  no: str = "no"
+  right: str = "yes"
+  wrong: str = "no"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -131,8 +131,8 @@ BOUNDS: Mapping[str, Bound] = {
     "one text or more, each without a newline",
     lambda value: value and all(map(_LINE.holds, value)),
   ),
-  "labels.judge.yes": _LINE,
-  "labels.judge.no": _LINE,
+  "labels.judge.right": _LINE,
+  "labels.judge.wrong": _LINE,
   "checkpoint.every_iterations": _COUNT,
   "checkpoint.keep": _COUNT,
   "mesh.data": _AXIS,
@@ -254,9 +254,9 @@ RELATIONS = (
     lambda c: "lower it or hold out more",
   ),
   Relation(
-    ("labels.judge.yes", "labels.judge.no"),
-    lambda c: c.labels.judge.yes != c.labels.judge.no,
-    "another text than labels.judge.no",
+    ("labels.judge.right", "labels.judge.wrong"),
+    lambda c: c.labels.judge.right != c.labels.judge.wrong,
+    "another text than labels.judge.wrong",
     lambda c: "change one of them",
   ),
   Relation(

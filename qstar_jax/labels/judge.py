@@ -55,7 +55,7 @@ class Questions:
   def max_verdict_tokens(self) -> int:
     """Tokens of the longer verdict."""
     return max(
-      len(self.verdict(text)) for text in (self.config.yes, self.config.no)
+      len(self.verdict(text)) for text in (self.config.right, self.config.wrong)
     )
 
   @property
@@ -108,8 +108,8 @@ def verdict_rows(
     for i in np.flatnonzero(line.label != NO_LABEL):
       asked = questions.about(line.prompt, line.steps[: i + 1])
       for text, weight in (
-        (config.yes, line.label[i]),
-        (config.no, 1 - line.label[i]),
+        (config.right, line.label[i]),
+        (config.wrong, 1 - line.label[i]),
       ):
         if weight > 0:
           rows += [(tokens, questions.verdict(text)) for tokens in asked]
@@ -188,7 +188,7 @@ def label_lines(
     The lines, in order. A step at which the line does not fit has no label.
   """
   config = questions.config
-  verdicts = questions.verdict(config.yes), questions.verdict(config.no)
+  verdicts = questions.verdict(config.right), questions.verdict(config.wrong)
 
   def rows_of_steps(line: Line) -> list[list[_Row]]:
     return [

@@ -36,7 +36,7 @@ MODEL = ModelConfig(
 )
 TEXT = TextConfig(max_prompt_tokens=8, max_step_tokens=8, max_steps=3)
 BYTES = ByteVocabulary()
-CONFIG = JudgeConfig(prompts=("ok?", "is it right?"), yes="yes", no="no")
+CONFIG = JudgeConfig(prompts=("ok?", "is it right?"), right="yes", wrong="no")
 QUESTIONS = Questions(CONFIG, BYTES, TEXT)
 LINES = [
   Line(0, Problem("made_up", "3 4\n", "3 4", {}, 1), ("3+4=7", "7"), True, "x"),
@@ -87,7 +87,7 @@ def test_labels_are_those_of_a_full_pass(network):
       shares = []
       for question in CONFIG.prompts:
         p = {}
-        for verdict in (CONFIG.yes, CONFIG.no):
+        for verdict in (CONFIG.right, CONFIG.wrong):
           steps = "".join(f"{step}\n" for step in line.steps[: i + 1])
           before = f"{line.problem.prompt}{steps}{question}\n"
           tokens = [*BYTES.encode(before + verdict), BYTES.eos_id]
