@@ -331,6 +331,42 @@ class EvaluationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class JudgeConfig:
+  """How the network is asked about a step.
+
+  Attributes:
+    prompts: what stands behind the step, one wording or several.
+    right: the verdict on a right step, as a text.
+    wrong: on a wrong one.
+  """
+
+  prompts: tuple[str, ...] = ("step ok?",)
+  right: str = "yes"
+  wrong: str = "no"
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelsConfig:
+  """Labels of steps that need the network anew. See `labels`.
+
+  Attributes:
+    num_rollouts: K, from every step.
+    budget: prefixes that binary search rolls out for a line.
+    alpha: of OmegaPRM, prefers roll-outs of states that are mostly solved.
+    beta: prefers short roll-outs.
+    c_puct: prefers states that were seldom selected.
+    judge: the network as judge.
+  """
+
+  num_rollouts: int = 8
+  budget: int = 16
+  alpha: float = 0.5
+  beta: float = 0.9
+  c_puct: float = 0.125
+  judge: JudgeConfig = dataclasses.field(default_factory=JudgeConfig)
+
+
+@dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
   """Attributes:
   every_iterations: period; the last iteration is always saved.
@@ -387,6 +423,7 @@ class ExperimentConfig:
   evaluation: EvaluationConfig = dataclasses.field(
     default_factory=EvaluationConfig
   )
+  labels: LabelsConfig = dataclasses.field(default_factory=LabelsConfig)
   checkpoint: CheckpointConfig = dataclasses.field(
     default_factory=CheckpointConfig
   )

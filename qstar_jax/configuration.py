@@ -244,6 +244,10 @@ def _convert(value: Any, annotation: Any) -> Any:
       _convert(key, options[0]): _convert(item, options[1])
       for key, item in value.items()
     }
+  if origin is tuple:
+    if not isinstance(value, list | tuple):
+      raise TypeError("must be a list, as in `[one, two]`")
+    return tuple(_convert(item, options[0]) for item in value)
   if annotation is float:
     return _convert_to_float(value)
   if type(value) is not annotation:

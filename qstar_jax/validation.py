@@ -35,7 +35,10 @@ _COUNT = Bound("1 or more", lambda value: value >= 1)
 _COUNT_OR_NONE = Bound("0 or more", lambda value: value >= 0)
 _POSITIVE = Bound("above 0", lambda value: value > 0)
 _SHARE = Bound("in [0, 1]", lambda value: 0 <= value <= 1)
-_ABOVE_0_TO_1 = Bound("in (0, 1]", lambda value: 0 < value <= 1)
+_UNIT = Bound("in (0, 1]", lambda value: 0 < value <= 1)
+_LINE = Bound(
+  "a text without a newline", lambda value: value and "\n" not in value
+)
 _AXIS = Bound("1 or more, or -1", lambda value: value >= 1 or value == -1)
 
 # Every number of the config, and every free text that has a form.
@@ -106,11 +109,11 @@ BOUNDS: Mapping[str, Bound] = {
   "curriculum.proposer_every_iterations": _COUNT,
   "replay.window_trees": _COUNT,
   "replay.window_growth": _SHARE,
-  "replay.window_exponent": _ABOVE_0_TO_1,
+  "replay.window_exponent": _UNIT,
   "replay.max_reuse": _COUNT,
   "replay.max_staleness": _COUNT_OR_NONE,
   "replay.priority_exponent": _COUNT_OR_NONE,
-  "replay.uniform_share": _ABOVE_0_TO_1,
+  "replay.uniform_share": _UNIT,
   "replay.reanalyse_share": _SHARE,
   "replay.shard_trees": _COUNT,
   "learner.steps_per_iteration": _COUNT_OR_NONE,
@@ -126,13 +129,24 @@ BOUNDS: Mapping[str, Bound] = {
   "learner.prm_weight": _COUNT_OR_NONE,
   "learner.value_lambda": _SHARE,
   "learner.min_visits": _COUNT_OR_NONE,
-  "learner.light_lines": _ABOVE_0_TO_1,
+  "learner.light_lines": _UNIT,
   "learner.max_drift": _COUNT_OR_NONE,
   "warm_start.steps": _COUNT_OR_NONE,
   "warm_start.corrupt_share": _SHARE,
   "evaluation.every_iterations": _COUNT,
   "evaluation.num_problems": _COUNT,
   "evaluation.batch_size": _COUNT,
+  "labels.num_rollouts": _COUNT,
+  "labels.budget": _COUNT,
+  "labels.alpha": _UNIT,
+  "labels.beta": _UNIT,
+  "labels.c_puct": _COUNT_OR_NONE,
+  "labels.judge.prompts": Bound(
+    "one text or more, each without a newline",
+    lambda value: value and all(map(_LINE.holds, value)),
+  ),
+  "labels.judge.right": _LINE,
+  "labels.judge.wrong": _LINE,
   "checkpoint.every_iterations": _COUNT,
   "checkpoint.keep": _COUNT,
   "mesh.data": _AXIS,
@@ -268,6 +282,12 @@ RELATIONS = (
     lambda c: c.evaluation.num_problems <= c.domain.held_out_problems,
     "at most domain.held_out_problems = {c.domain.held_out_problems}",
     lambda c: "lower it or hold out more",
+  ),
+  Relation(
+    ("labels.judge.right", "labels.judge.wrong"),
+    lambda c: c.labels.judge.right != c.labels.judge.wrong,
+    "another text than labels.judge.wrong",
+    lambda c: "change one of them",
   ),
   Relation(
     ("mesh.data", "mesh.fsdp", "mesh.model"),

@@ -66,6 +66,8 @@ def test_values_of_every_kind_arrive(tmp_path):
       learner: {learning_rate: 3e-4, max_grad_norm: 2}
       text: {vocabulary: bytes}
       search: {prune_illegal: true, terminal_value: outcome}
+      labels:
+        judge: {prompts: [is it right, "Step ok?"], right: true to the rules}
       mesh:
       """,
     )
@@ -76,6 +78,8 @@ def test_values_of_every_kind_arrive(tmp_path):
   assert type(config.learner.max_grad_norm) is float
   assert config.text.vocabulary == "bytes"
   assert config.search.prune_illegal is True
+  assert config.labels.judge.prompts == ("is it right", "Step ok?")
+  assert config.labels.judge.right == "true to the rules"
   assert config.mesh == config_lib.MeshConfig()
 
 
@@ -191,6 +195,17 @@ def test_a_field_of_the_wrong_type_is_not_judged_by_other_rules(tmp_path):
     ),
     ("replay: {window_trees: 10}", "replay.window_trees is 10: .*use 256 or"),
     ("evaluation: {num_problems: 501}", "domain.held_out_problems = 500"),
+    ("labels: {alpha: 0}", r"labels.alpha is 0.0: must be in \(0, 1\]"),
+    (
+      "labels: {judge: {prompts: []}}",
+      "prompts is .*: must be one text or mor",
+    ),
+    ("labels: {judge: {prompts: ok}}", "prompts is 'ok': must be a list, as"),
+    ("labels: {judge: {prompts: [1]}}", r"is \[1\]: must be text"),
+    ('labels: {judge: {prompts: ["a\\nb"]}}', "each without a newline"),
+    ("labels: {judge: {wrong: ''}}", "judge.wrong is '': must be a text"),
+    ("labels: {judge: {right: no}}", r"put it in quotes"),
+    ("labels: {judge: {right: bad, wrong: bad}}", "another text than labels"),
     ("mesh: {fsdp: -1}", "keep one -1"),
     ("mesh: {fsdp: -2}", "mesh.fsdp is -2: must be 1 or more, or -1"),
     (
@@ -253,6 +268,7 @@ def test_overrides():
       *("--learner.learning-rate", "2e-3"),
       *("--domain.options.max-number", "8"),
       "--search.prune-illegal",
+      *("--labels.judge.prompts", "ok?", "is it?"),
       *("--search.terminal-value", "outcome"),
       *("--mesh.data", "-1"),
     ],
@@ -261,6 +277,7 @@ def test_overrides():
   assert config.learner.learning_rate == 2e-3
   assert config.domain.options["max_number"] == 8
   assert config.search.prune_illegal
+  assert config.labels.judge.prompts == ("ok?", "is it?")
   assert config.name == "tiny_cpu"  # The file's own, not the default.
 
 

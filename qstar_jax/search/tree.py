@@ -62,6 +62,8 @@ class SearchTree:
     value_sum: float32 [B, N, A], what the visits backed up.
     is_open: bool [B, N, A], something at or below can still be expanded.
     problem_value: float32 [B], V of the problem before any step.
+    steps_before: int32 [B], steps that stood when the tree began; depths are
+      counted from there.
     root_parent: int32 [B], where the current root hangs; NONE at the problem.
     root_candidate: int32 [B], the same.
     root_depth: int32 [B], steps before the current root.
@@ -111,6 +113,7 @@ class SearchTree:
   value_sum: chex.Array
   is_open: chex.Array
   problem_value: chex.Array
+  steps_before: chex.Array
   root_parent: chex.Array
   root_candidate: chex.Array
   root_depth: chex.Array
@@ -181,6 +184,7 @@ def new_tree(
   problem_value_B: chex.Array,
   prompt_length_B: chex.Array,
   token_budget: chex.Array | int = UNLIMITED,
+  steps_before: chex.Array | int = 0,
 ) -> SearchTree:
   """Trees of nothing but their problems.
 
@@ -191,6 +195,7 @@ def new_tree(
     problem_value_B: float32 [B], V of the problems.
     prompt_length_B: int32 [B], tokens of the prompts; the meter starts there.
     token_budget: int32 scalar or [B].
+    steps_before: int32 scalar or [B], steps that the prompts end with.
 
   Returns:
     The trees, at the start of their first move.
@@ -206,6 +211,7 @@ def new_tree(
     num_dropped=full((b,), 0),
     **by_node,
     problem_value=problem_value_B,
+    steps_before=full((b,), steps_before),
     root_parent=full((b,), NONE),
     root_candidate=full((b,), NONE),
     root_depth=full((b,), 0),
@@ -380,7 +386,7 @@ def _new_candidates(
   is_illegal = judgement.legal == 0
   count = jnp.where(is_illegal, 0, sampled) if config.prune_illegal else sampled
   is_finished = expansion.ended | judgement.finished
-  is_last = (depth_W + 1 >= max_steps)[:, None]
+  is_last = (tree.steps_before + depth_W + 1 >= max_steps)[:, None]
   is_failed = is_illegal | expansion.truncated | (is_last & ~is_finished)
   is_terminal = is_finished | is_failed
   utility = {

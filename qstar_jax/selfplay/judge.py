@@ -49,8 +49,9 @@ class LineJudge:
     vocabulary: Vocabulary,
     *,
     by_token: bool = False,
+    steps: tuple[str, ...] = (),
   ):
-    """Starts with nothing but the problem.
+    """Starts with the problem, and steps that stand already.
 
     Args:
       domain: the rules.
@@ -58,18 +59,23 @@ class LineJudge:
       vocabulary: that the tree's tokens are in.
       by_token: candidates are parts of steps: a step is complete, and checked,
         at its delimiter.
+      steps: that every line begins with, legal or not.
     """
     self._by_token = by_token
     self._domain = domain
     self._problem = problem
     self._vocabulary = vocabulary
     # By candidate index.
-    self._lines = {PROBLEM: _Line((), is_legal=True)}
+    is_legal = all(
+      domain.check_step(problem, steps[:i], step).is_legal
+      for i, step in enumerate(steps)
+    )
+    self._lines = {PROBLEM: _Line(steps, is_legal)}
     # By length of the line and key of the state.
     self._states: dict[tuple[int, str], int] = {}
 
   def line(self, candidate: int) -> tuple[str, ...]:
-    """The steps up to and with a candidate index; () for `PROBLEM`."""
+    """The whole line up to and with a candidate index, or `PROBLEM`."""
     line = self._lines[candidate]
     if not line.rest:
       return line.steps

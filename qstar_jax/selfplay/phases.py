@@ -37,8 +37,9 @@ class Phases:
 
   Attributes:
     empty: () -> state, a table at which all trees are done.
-    seat: (params, state, row_G, prompt_GP, length_G, seed_G, budget_G) ->
-      state, with new trees at their first move in the place of others.
+    seat: (params, state, row_G, prompt_GP, length_G, before_G, seed_G,
+      budget_G) -> state, with new trees at their first move in the place of
+      others; before_G are steps that the prompts end with.
     take: (tree, row_G) -> trees [S * G].
     play: (params, state, num_done) -> state; stops when as many trees of each
       device are done. Outcomes come from the network.
@@ -123,7 +124,7 @@ class Phases:
       return jax.jit(mapped, donate_argnums=donate)
 
     self.seat = sharded(
-      self._seat, (params, state, *(trees,) * 5), state, donate=1
+      self._seat, (params, state, *(trees,) * 6), state, donate=1
     )
     self.take = sharded(_rows, (trees, trees), trees)
     self.play = sharded(
@@ -165,7 +166,7 @@ class Phases:
     )
 
   def _seat(
-    self, params, state, row_G, prompt_GP, length_G, seed_G, budget_G
+    self, params, state, row_G, prompt_GP, length_G, before_G, seed_G, budget_G
   ) -> SearchState:
     model = nnx.merge(self._graphdef, params)
     store = step_cache.prefill(model, state.store, prompt_GP, length_G, row_G)
@@ -174,6 +175,7 @@ class Phases:
       problem_value_B=jax.nn.sigmoid(heads.value_logit),
       prompt_length_B=length_G,
       token_budget=budget_G,
+      steps_before=before_G,
     )
     keys_G = jax.vmap(jax.random.key)(seed_G)
     new = SearchState(tree, (), jnp.zeros_like(row_G), keys_G)

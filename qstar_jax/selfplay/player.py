@@ -6,6 +6,7 @@ until the last problems. Where a judge looks at every round there are two
 tables: the device searches at one while the host judges at the other.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -28,6 +29,7 @@ from qstar_jax.selfplay import votes
 from qstar_jax.selfplay.judge import LineJudge, judge_afterwards, judge_round
 from qstar_jax.selfplay.network_expand import make_expand_fn
 from qstar_jax.selfplay.phases import Phases
+from qstar_jax.text.steps import encode_line
 from qstar_jax.text.vocabulary import Vocabulary
 
 # A table is filled up again when one in so many of its trees is done: filling
@@ -43,11 +45,14 @@ class Job(NamedTuple):
     seed: any integer; with the params it determines the tree, whatever the
       other jobs are.
     token_budget: of the tree.
+    steps: that stand already, fewer than text.max_steps; they are a part of the
+      prompt. See `text_for_prefixes`.
   """
 
   problem: Problem
   seed: int
   token_budget: int = tree_lib.UNLIMITED
+  steps: tuple[str, ...] = ()
 
 
 class Played(NamedTuple):
@@ -82,6 +87,12 @@ class _Seat(NamedTuple):
   index: int
   problem: Problem
   judge: LineJudge
+
+
+def text_for_prefixes(text: TextConfig) -> TextConfig:
+  """Limits with room in the prompt for all steps of a line but its last."""
+  longest = text.max_line_tokens - text.max_step_tokens
+  return dataclasses.replace(text, max_prompt_tokens=longest)
 
 
 class Player:
@@ -166,8 +177,8 @@ class Player:
       The plays, in the order of the jobs.
 
     Raises:
-      UserError: a prompt is longer than text.max_prompt_tokens, or a budget is
-        too small for a line.
+      UserError: a prompt is longer than text.max_prompt_tokens, nothing may
+        follow a job's steps, or a budget is too small for a line.
     """
     params = jax.device_put(params, self._phases.replicated)
     self.usage = Usage()
@@ -291,7 +302,11 @@ class Player:
     rows = dict(zip(free, jobs, strict=False))
     for row, (index, job) in rows.items():
       judge = LineJudge(
-        self._domain, job.problem, self._vocabulary, by_token=self._by_token
+        self._domain,
+        job.problem,
+        self._vocabulary,
+        by_token=self._by_token,
+        steps=job.steps,
       )
       seats[row] = _Seat(index, job.problem, judge)
     for group in self._groups(list(rows)):
@@ -351,27 +366,40 @@ class Player:
     size = len(group)
     prompt_GP = np.zeros((size, self._text.max_prompt_tokens), np.int32)
     length_G = np.ones((size,), np.int32)
+    before_G = np.zeros((size,), np.int32)
     seed_G = np.zeros((size,), np.uint32)
     budget_G = np.zeros((size,), np.int32)
     for slot, job in enumerate(jobs):
       if job is None:
         continue
-      tokens = self._vocabulary.encode_prompt(job.problem.prompt)
-      self._check(job, len(tokens))
+      prompt, steps = encode_line(
+        self._vocabulary, job.problem.prompt, job.steps, is_finished=False
+      )
+      tokens = [*prompt, *itertools.chain(*steps)]
+      before = len(tokens) - len(prompt) if self._by_token else len(steps)
+      self._check(job, len(tokens), before)
       prompt_GP[slot, : len(tokens)] = tokens
       length_G[slot] = len(tokens)
+      before_G[slot] = before
       seed_G[slot] = job.seed % 2**32
       budget_G[slot] = job.token_budget
-    arrays = prompt_GP, length_G, seed_G, budget_G
+    arrays = prompt_GP, length_G, before_G, seed_G, budget_G
     on_device = jax.device_put(arrays, self._phases.by_tree)
     return self._phases.seat(params, state, self._to_device(group), *on_device)
 
-  def _check(self, job: Job, prompt_tokens: int) -> None:
+  def _check(self, job: Job, prompt_tokens: int, before: int) -> None:
     """UserError if the prompt or a line of the longest steps does not fit."""
     text, problem = self._text, job.problem
-    if prompt_tokens > text.max_prompt_tokens:
+    if before >= text.max_steps:
       raise UserError(
-        f"prompt {problem.prompt!r} has {prompt_tokens} tokens, over "
+        f"a line of problem {problem.key!r} has {len(job.steps)} steps already:"
+        " must be fewer than text.max_steps, since nothing can follow; leave it"
+        " out"
+      )
+    if prompt_tokens > text.max_prompt_tokens:
+      prompt = problem.prompt + "\n".join(job.steps)
+      raise UserError(
+        f"prompt {prompt!r} has {prompt_tokens} tokens, over "
         f"text.max_prompt_tokens = {text.max_prompt_tokens}; raise that and "
         "train again, or give a shorter problem"
       )

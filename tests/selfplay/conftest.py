@@ -105,7 +105,7 @@ def network():
 
 
 @functools.cache
-def player(search, num_devices):
+def player(search, num_devices, text=TEXT):
   """A player by the name of its search; compiled once for all tests."""
   mesh = jax.make_mesh(
     (num_devices,),
@@ -118,7 +118,7 @@ def player(search, num_devices):
     DOMAIN,
     VOCABULARY,
     model=MODEL,
-    text=TEXT,
+    text=text,
     search=SEARCHES[search],
     num_trees=NUM_TREES,
     mesh=mesh,

@@ -1,0 +1,63 @@
+"""What is to be labelled, and the record that comes of it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from qstar_jax.records import LabelledLine, Problem
+
+# What stands in place of a label where there is none.
+NO_LABEL = -1.0
+# Keeps the seeds of labels apart from those of self-play.
+_STREAM = int.from_bytes(b"labels", "big")
+
+
+class Line(NamedTuple):
+  """A line whose steps are to be labelled.
+
+  Attributes:
+    index: its number among all that are to be labelled, >= 0. With a seed it
+      determines every random number, whatever the lines beside it are.
+    problem: the problem.
+    steps: texts without delimiter.
+    is_finished: the last step finishes the line.
+    origin: see `LabelledLine`.
+  """
+
+  index: int
+  problem: Problem
+  steps: tuple[str, ...]
+  is_finished: bool
+  origin: str = ""
+
+
+def play_seed(seed: int, line: Line, number: int) -> int:
+  """Seed of the play of this number, >= 0, among those that label a line."""
+  entropy = np.random.SeedSequence([seed, _STREAM, line.index, number])
+  return int(entropy.generate_state(1)[0])
+
+
+def labelled(
+  line: Line,
+  label: Sequence[float],
+  *,
+  kind: str,
+  source: str,
+  params_version: int,
+  tokens: int,
+) -> LabelledLine:
+  """The record of a line and its labels; see `LabelledLine`."""
+  return LabelledLine(
+    domain=line.problem.domain,
+    problem_key=line.problem.key,
+    prompt=line.problem.prompt,
+    steps=line.steps,
+    is_finished=line.is_finished,
+    label=np.array(label, np.float32),
+    kind=kind,
+    source=source,
+    params_version=params_version,
+    tokens=tokens,
+    origin=line.origin,
+  )
