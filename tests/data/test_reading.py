@@ -1,5 +1,6 @@
 """Files that are no good, and every reason to refuse, once."""
 
+import functools
 import gzip
 import json
 import tracemalloc
@@ -9,6 +10,9 @@ import pytest
 from qstar_jax.data import fields, reading
 from qstar_jax.data.reading import Reason, Report
 from qstar_jax.errors import UserError
+
+# Without the time: workers name tests by their parameters.
+_zip = functools.partial(gzip.compress, mtime=0)
 
 GOOD = [{"n": 0}, {"n": 1}, {"n": 2}]
 LINES = "".join(json.dumps(record) + "\n" for record in GOOD).encode()
@@ -27,11 +31,11 @@ def _read(path, on_error="skip"):
   ("name", "content"),
   [
     ("a.jsonl", LINES),
-    ("a.jsonl.gz", gzip.compress(LINES)),
+    ("a.jsonl.gz", _zip(LINES)),
     ("a.jsonl", b"\xef\xbb\xbf" + LINES.replace(b"\n", b"\n\n \r\n")),
     ("a.jsonl", LINES.rstrip()),
     ("a.json", json.dumps(GOOD, indent=2).encode()),
-    ("a.json.gz", gzip.compress(json.dumps(GOOD).encode() + b"\n")),
+    ("a.json.gz", _zip(json.dumps(GOOD).encode() + b"\n")),
     ("a.json", LINES),
   ],
 )
@@ -60,7 +64,7 @@ def test_parquet(tmp_path):
 
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
-ZIPPED = gzip.compress(LINES * 999)
+ZIPPED = _zip(LINES * 999)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +72,7 @@ ZIPPED = gzip.compress(LINES * 999)
   [
     ("a.jsonl", b"", Reason.EMPTY_FILE, 1),
     ("a.jsonl.gz", b"", Reason.EMPTY_FILE, 1),
-    ("a.jsonl.gz", gzip.compress(b"\n \n"), Reason.EMPTY_FILE, 1),
+    ("a.jsonl.gz", _zip(b"\n \n"), Reason.EMPTY_FILE, 1),
     ("a.json", b"[]", Reason.EMPTY_FILE, 1),
     ("a.json", b" \n", Reason.EMPTY_FILE, 1),
     ("a.jsonl", POINTER, Reason.LFS_POINTER, 1),
@@ -117,7 +121,7 @@ def test_truncated_gzip_gives_what_stands_before_the_cut(tmp_path):
 
 def test_damage_inside_a_gzip_is_found(tmp_path):
   path = tmp_path / "a.jsonl.gz"
-  whole = gzip.compress(b"".join(b'{"n": %d}\n' % n for n in range(999)))
+  whole = _zip(b"".join(b'{"n": %d}\n' % n for n in range(999)))
   for place in range(12, len(whole), len(whole) // 9):
     path.write_bytes(
       whole[:place] + bytes([whole[place] ^ 64]) + whole[place + 1 :]
