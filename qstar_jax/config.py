@@ -219,6 +219,10 @@ class ReplayConfig:
   shard_trees: int = 256
 
 
+# Of `learner.objective.LOSSES`.
+LossName = Literal["policy", "value", "prm"]
+
+
 @dataclasses.dataclass(frozen=True)
 class LearnerConfig:
   """The distillation of search into the network.
@@ -235,9 +239,8 @@ class LearnerConfig:
     max_grad_norm: clip by global norm.
     ema_decay: of the moving average of the parameters over steps, which plays
       and is evaluated; 0 keeps none and plays the newest.
-    policy_weight: weight of the policy loss.
-    value_weight: weight of the value loss.
-    prm_weight: weight of the PRM loss.
+    losses: names of `learner.objective.LOSSES` with their weights; 0 only
+      measures a loss.
     value_lambda: 1 takes the outcome of the committed line as value target, 0
       the search's own value, between mixes them.
     policy_target: the improved policy, or the visits of a search by PUCT.
@@ -256,9 +259,9 @@ class LearnerConfig:
   weight_decay: float = 0.01
   max_grad_norm: float = 1.0
   ema_decay: float = 0.0
-  policy_weight: float = 1.0
-  value_weight: float = 1.0
-  prm_weight: float = 1.0
+  losses: dict[LossName, float] = dataclasses.field(
+    default_factory=lambda: {"policy": 1.0, "value": 1.0, "prm": 1.0}
+  )
   value_lambda: float = 0.75
   policy_target: Literal["improved", "visits"] = "improved"
   min_visits: int = 1

@@ -107,9 +107,10 @@ BOUNDS: Mapping[str, Bound] = {
   "learner.weight_decay": _COUNT_OR_NONE,
   "learner.ema_decay": Bound("in [0, 1)", lambda value: 0 <= value < 1),
   "learner.max_grad_norm": _POSITIVE,
-  "learner.policy_weight": _COUNT_OR_NONE,
-  "learner.value_weight": _COUNT_OR_NONE,
-  "learner.prm_weight": _COUNT_OR_NONE,
+  "learner.losses": Bound(
+    "one or more, with weights of 0 or more",
+    lambda value: value and min(value.values()) >= 0,
+  ),
   "learner.value_lambda": _SHARE,
   "learner.min_visits": _COUNT_OR_NONE,
   "learner.light_lines": Bound("in (0, 1]", lambda value: 0 < value <= 1),

@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from qstar_jax.config import LearnerConfig
-from qstar_jax.learner import losses
+from qstar_jax.learner import objective
 from qstar_jax.records import TrainBatch
 
 # The learning rate decays to this share of its peak, along a half cosine.
@@ -112,31 +112,6 @@ def init_state(
   return jax.device_put(state, NamedSharding(mesh, P()))
 
 
-def loss_fn(
-  params: nnx.State,
-  graphdef: nnx.GraphDef,
-  batch: TrainBatch,
-  config: LearnerConfig,
-) -> tuple[chex.Array, dict[str, chex.Array]]:
-  """The weighted sum of policy, value and PRM loss, and each by name."""
-  model = nnx.merge(graphdef, params)
-  hidden_BTM = model.forward(batch.tokens)
-  heads = model.heads(hidden_BTM)
-  policy = losses.policy_loss(
-    model.logits(hidden_BTM), batch.tokens, batch.policy_weight
-  )
-  value = losses.value_loss(
-    heads.value_logit, batch.value_target, batch.value_weight
-  )
-  prm = losses.prm_loss(heads.prm_logit, batch.prm_target, batch.prm_weight)
-  total = (
-    config.policy_weight * policy
-    + config.value_weight * value
-    + config.prm_weight * prm
-  )
-  return total, {"policy": policy, "value": value, "prm": prm, "loss": total}
-
-
 def make_train_steps(
   graphdef: nnx.GraphDef,
   optimizer: optax.GradientTransformation,
@@ -148,12 +123,12 @@ def make_train_steps(
   Returns:
     (state, batches) -> (state, metrics): takes a step for each of S batches
     stacked on a leading axis, in order, and consumes the state; metrics are
-    float32 [S] `loss`, `policy`, `value`, `prm` (nats), `grad_norm` (before
-    clipping) and `param_norm` (after the step).
+    float32 [S] `loss`, the losses of the config by name (nats), `grad_norm`
+    (before clipping) and `param_norm` (after the step).
   """
 
   def train_step(state, batch):
-    grads, metrics = jax.grad(loss_fn, has_aux=True)(
+    grads, metrics = jax.grad(objective.loss_fn, has_aux=True)(
       state.params, graphdef, batch, config
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
