@@ -1,9 +1,10 @@
 """Checkpoints: what a run needs to go on, saved atomically with Orbax.
 
-A checkpoint has the items `params`, `opt_state`, `average` where one is kept,
-and `meta`, a JSON object with the resolved config, the vocabulary, counters and
-the states of replay and curriculum. Its number is the learner's gradient step.
-Random numbers are functions of the seed and the counters and need no state.
+A checkpoint has the items `params`, `opt_state`, `average`, `reference` and
+`target_heads` where they are kept, and `meta`, a JSON object with the resolved
+config, the vocabulary, counters and the states of replay and curriculum. Its
+number is the learner's gradient step. Random numbers are functions of the seed
+and the counters and need no state.
 """
 
 import base64
@@ -142,21 +143,28 @@ class Checkpointer:
     for name in _PARAMS:
       if name in items:
         nnx.replace_by_pure_dict(getattr(state, name), items[name])
-    structure = jax.tree.structure(state.opt_state)
+    structure = jax.tree.structure(_adapted(state))
     leaves = jax.tree.leaves(items["opt_state"])
+    opt_state, kl_coefficient = jax.tree.unflatten(structure, leaves)
     return state._replace(
       step=jax.device_put(jax.numpy.int32(step), state.step.sharding),
-      opt_state=jax.tree.unflatten(structure, leaves),
+      opt_state=opt_state,
+      kl_coefficient=kl_coefficient,
     ), meta
 
 
-# Items that hold the parameters of a network.
-_PARAMS = ("params", "average")
+# Items that hold parameters of a network.
+_PARAMS = ("params", "average", "reference", "target_heads")
+
+
+def _adapted(state: TrainState) -> tuple[Any, Any]:
+  """What the steps adapt beside parameters; None has no leaves."""
+  return state.opt_state, state.kl_coefficient
 
 
 def _items(state: TrainState) -> dict[str, Any]:
   """The arrays of a checkpoint by the names of their items."""
-  items = {"opt_state": _as_pure(state.opt_state)}
+  items = {"opt_state": _as_pure(_adapted(state))}
   for name in _PARAMS:
     if (params := getattr(state, name)) is not None:
       items[name] = nnx.to_pure_dict(params)

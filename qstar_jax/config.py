@@ -68,6 +68,7 @@ class ModelConfig:
     scan_layers: `lax.scan` over layers (compiles faster when deep) instead of
       a Python loop (up to 2x faster on CPU).
     compute_dtype: of activations and the step cache; heads are float32 always.
+    token_q: heads for Q and V of single tokens besides.
   """
 
   num_layers: int = 4
@@ -80,6 +81,7 @@ class ModelConfig:
   norm_epsilon: float = 1e-6
   scan_layers: bool = False
   compute_dtype: Literal["float32", "bfloat16"] = "float32"
+  token_q: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +222,18 @@ class ReplayConfig:
 
 
 # Of `learner.objective.LOSSES`.
-LossName = Literal["policy", "value", "prm"]
+LossName = Literal[
+  "policy",
+  "value",
+  "prm",
+  "prm_ranking",
+  "token_q",
+  "token_value",
+  "cql",
+  "awac",
+  "kl",
+  "entropy",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -241,9 +254,24 @@ class LearnerConfig:
       and is evaluated; 0 keeps none and plays the newest.
     losses: names of `learner.objective.LOSSES` with their weights; 0 only
       measures a loss.
-    value_lambda: 1 takes the outcome of the committed line as value target, 0
-      the search's own value, between mixes them.
-    policy_target: the improved policy, or the visits of a search by PUCT.
+    value_target: `mix` of outcome and search value, or `step_q`, the best that
+      the stored candidates lead to.
+    value_lambda: of the mix, 1 takes the outcome of the committed line, 0 the
+      search's own value, between mixes them.
+    policy_target: the improved policy, or the visits of a search by PUCT; or,
+      without the search, `imitation` of lines verified correct, or `awr`,
+      every step by the exponential of its advantage.
+    prm_target: labels by `rules`, or `progress`, the change in P(solved).
+    reward: of reinforcement learning: the `outcome` at the line's end, the
+      stored `prm` score of every step, or its `progress`.
+    discount: of what comes after a step.
+    advantage_temperature: of `awr` and `awac`, in the unit of rewards.
+    max_advantage_weight: of theirs, where exp(advantage / temperature) is cut.
+    expectile: of token values; towards 1 they are the best Q and no mean.
+    target_decay: of the moving average of the token-Q heads that token values
+      are learned from.
+    kl_target: nats to the reference that the weight of the KL loss is adapted
+      to hold; 0 leaves the weight as it is.
     min_visits: visits a node needs for its policy to be a target; its own
       expansion is one.
     light_lines: share of the lines without much policy weight that are trained
@@ -262,8 +290,17 @@ class LearnerConfig:
   losses: dict[LossName, float] = dataclasses.field(
     default_factory=lambda: {"policy": 1.0, "value": 1.0, "prm": 1.0}
   )
+  value_target: Literal["mix", "step_q"] = "mix"
   value_lambda: float = 0.75
-  policy_target: Literal["improved", "visits"] = "improved"
+  policy_target: Literal["improved", "visits", "imitation", "awr"] = "improved"
+  prm_target: Literal["rules", "progress"] = "rules"
+  reward: Literal["outcome", "prm", "progress"] = "outcome"
+  discount: float = 1.0
+  advantage_temperature: float = 0.25
+  max_advantage_weight: float = 20.0
+  expectile: float = 0.7
+  target_decay: float = 0.995
+  kl_target: float = 0.0
   min_visits: int = 1
   light_lines: float = 0.25
 
