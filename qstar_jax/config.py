@@ -120,7 +120,8 @@ class SearchConfig:
     horizon: steps that model-predictive control looks ahead.
     num_rollouts: of each of its candidates, at most num_candidates.
     path_cost: of A*, what g is made of.
-    heuristic: of Q*, V of a line or of its best candidate.
+    heuristic: of Q*, V of a line or of its best candidate, or Q of its last
+      token; of searches over tokens, `token_q` or else V.
     heuristic_weight: lambda in f = g + lambda h.
     guidance: beta of value-guided decoding, log pi + beta (Q - V).
     prune_below: score of the candidates that depth-first search gives up.
@@ -161,7 +162,7 @@ class SearchConfig:
   horizon: int = 2
   num_rollouts: int = 4
   path_cost: Literal["prm", "depth"] = "prm"
-  heuristic: Literal["value", "max_q"] = "value"
+  heuristic: Literal["value", "max_q", "token_q"] = "value"
   heuristic_weight: float = 1.0
   guidance: float = 4.0
   prune_below: float = 0.05

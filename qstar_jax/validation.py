@@ -215,6 +215,12 @@ RELATIONS = (
     lambda c: f"use {c.search.fast_simulations + 2} or more",
   ),
   Relation(
+    ("search.heuristic", "model.token_q"),
+    lambda c: c.search.heuristic != "token_q" or c.model.token_q,
+    "value or max_q unless model.token_q is true: the heads are not there",
+    lambda c: "use value, or train a network with them",
+  ),
+  Relation(
     ("learner.losses", "model.token_q"),
     lambda c: (
       _TOKEN_LOSSES.isdisjoint(c.learner.losses)

@@ -201,6 +201,19 @@ def test_a_field_of_the_wrong_type_is_not_judged_by_other_rules(tmp_path):
       "learner: {losses: {polcy: 1}}",
       r"learner.losses is .*: did you mean policy\? must be one of policy, ",
     ),
+    (
+      "search: {heuristic: token_q}",
+      "heuristic is 'token_q': must be value or max_q unless model.token_q",
+    ),
+    (
+      "{learner: {losses: {cql: 1, token_q: 1}}, model: {token_q: true}}",
+      "learner.losses is .*: must be with both of token_q and token_value, and",
+    ),
+    ("learner: {kl_target: 0.1}", "kl_target is 0.1: must be 0 unless .* kl"),
+    (
+      "{learner: {reward: progress}, search: {utility: prm}}",
+      "reward is 'progress': must be something else unless search.utility is",
+    ),
     ("learner: {losses: {prm: -1}}", "weights of 0 or more; the default is"),
     ("learner: {losses: {}}", "losses is {}: must be one or more, with"),
     ("name: ../elsewhere", "name is '../elsewhere': must be letters, digits"),

@@ -104,6 +104,23 @@ def test_the_config_knows_every_loss():
   assert set(objective.LOSSES) == set(typing.get_args(LossName))
 
 
+def following_tokens(batch):
+  """The token at t + 1, at position t."""
+  following = np.roll(batch.tokens, -1, axis=1)
+  following[:, -1] = 0
+  return following
+
+
+def q_of_following(model, batch, hidden):
+  """Position by position, float [Z, B, T]."""
+  following = following_tokens(batch)
+  q = np.zeros((2, B, T), np.float32)
+  for b, t in np.ndindex(B, T):
+    token = following[b, t : t + 1]
+    q[:, b, t] = model.token_q(hidden[b, t], token)[:, 0]
+  return jnp.asarray(q)
+
+
 def test_each_loss_reads_what_belongs_to_it(network):
   """Against the losses themselves, on arrays put together by hand."""
   graphdef, params = network
@@ -114,21 +131,8 @@ def test_each_loss_reads_what_belongs_to_it(network):
   x = objective.Pass(model, batch, CONFIG, reference, target)
   hidden = model.forward(batch.tokens)
   logits, heads = model.logits(hidden), model.heads(hidden)
-  following = np.roll(batch.tokens, -1, axis=1)
-  following[:, -1] = 0
-  taken = jnp.stack(
-    [
-      jnp.stack(
-        [
-          model.token_q(hidden[b, t], following[b, t : t + 1])[:, 0]
-          for t in range(T)
-        ],
-        axis=-1,
-      )
-      for b in range(B)
-    ],
-    axis=1,
-  )
+  taken = q_of_following(model, batch, hidden)
+  following = following_tokens(batch)
   low = target.token_q(hidden, following[..., None])[..., 0].min(axis=0)
   value, weight = model.token_value(hidden), batch.action_weight
   rival = model.heads(model.forward(batch.rival_tokens)).prm_logit
