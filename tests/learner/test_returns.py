@@ -202,6 +202,23 @@ def test_step_q_by_hand():
   assert of_roots.weight == [1]
 
 
+def test_a_verdict_stands_whatever_was_expanded_below():
+  """The first step solves the problem; the search did not know, and went on."""
+  over = dataclasses.replace(
+    tree(),
+    outcome=np.array([[0, -1], [-1, -1]], np.int8),
+    score=np.array([[1, 0], [0, 0]], np.float32),
+    legal=np.array([[1, 1], [0, 0]], np.int8),
+    final_outcome=1,
+  )
+  forest = plant([over])
+  best, _ = returns.step_q(forest)
+  assert best.target[0] == 1
+  earned = returns.rewards(forest, policy(forest), "outcome")
+  found = returns.returns(forest, earned, returns.discounts(forest, 1.0))
+  assert found.target[0] == 1
+
+
 # Random trees, against recursion over plain edges.
 
 
