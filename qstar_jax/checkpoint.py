@@ -1,10 +1,10 @@
 """Checkpoints: what a run needs to go on, saved atomically with Orbax.
 
-A checkpoint has the items `params`, `opt_state`, `average` and `earlier` (the
-proposer's earlier player) where they are kept, and `meta`, a JSON object with
-the resolved config, the vocabulary, counters and the states of replay and
-curriculum. Its number is the learner's gradient step. Random numbers are
-functions of the seed and the counters and need no state.
+A checkpoint has the items `params` and `opt_state`; `average`, `reference`,
+`target_heads` and `earlier` (the proposer's earlier player) where they are kept;
+and `meta`, a JSON object with the resolved config, the vocabulary, counters and
+the states of replay and curriculum. Its number is the learner's gradient step.
+Random numbers are functions of the seed and the counters and need no state.
 """
 
 import base64
@@ -151,11 +151,13 @@ class Checkpointer:
     items = _restore(self._manager, step, directory, _items(state, earlier))
     for name, params in _networks(state, earlier).items():
       nnx.replace_by_pure_dict(params, items[name])
-    structure = jax.tree.structure(state.opt_state)
+    structure = jax.tree.structure(_adapted(state))
     leaves = jax.tree.leaves(items["opt_state"])
+    opt_state, kl_coefficient = jax.tree.unflatten(structure, leaves)
     return state._replace(
       step=jax.device_put(jax.numpy.int32(step), state.step.sharding),
-      opt_state=jax.tree.unflatten(structure, leaves),
+      opt_state=opt_state,
+      kl_coefficient=kl_coefficient,
     ), meta
 
 
@@ -166,16 +168,23 @@ def _networks(
   networks = {
     "params": state.params,
     "average": state.average,
+    "reference": state.reference,
+    "target_heads": state.target_heads,
     "earlier": earlier,
   }
   return {k: params for k, params in networks.items() if params is not None}
+
+
+def _adapted(state: TrainState) -> tuple[Any, Any]:
+  """What the steps adapt beside parameters; None has no leaves."""
+  return state.opt_state, state.kl_coefficient
 
 
 def _items(state: TrainState, earlier: nnx.State | None) -> dict[str, Any]:
   """The arrays of a checkpoint by the names of their items."""
   networks = _networks(state, earlier)
   return {
-    "opt_state": _as_pure(state.opt_state),
+    "opt_state": _as_pure(_adapted(state)),
     **{name: nnx.to_pure_dict(params) for name, params in networks.items()},
   }
 

@@ -68,6 +68,7 @@ class ModelConfig:
     scan_layers: `lax.scan` over layers (compiles faster when deep) instead of
       a Python loop (up to 2x faster on CPU).
     compute_dtype: of activations and the step cache; heads are float32 always.
+    token_q: heads for Q and V of single tokens besides.
   """
 
   num_layers: int = 4
@@ -80,6 +81,7 @@ class ModelConfig:
   norm_epsilon: float = 1e-6
   scan_layers: bool = False
   compute_dtype: Literal["float32", "bfloat16"] = "float32"
+  token_q: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +120,8 @@ class SearchConfig:
     horizon: steps that model-predictive control looks ahead.
     num_rollouts: of each of its candidates, at most num_candidates.
     path_cost: of A*, what g is made of.
-    heuristic: of Q*, V of a line or of its best candidate.
+    heuristic: of Q*, V of a line or of its best candidate, or Q of its last
+      token; of searches over tokens, `token_q` or else V.
     heuristic_weight: lambda in f = g + lambda h.
     guidance: beta of value-guided decoding, log pi + beta (Q - V).
     prune_below: score of the candidates that depth-first search gives up.
@@ -159,7 +162,7 @@ class SearchConfig:
   horizon: int = 2
   num_rollouts: int = 4
   path_cost: Literal["prm", "depth"] = "prm"
-  heuristic: Literal["value", "max_q"] = "value"
+  heuristic: Literal["value", "max_q", "token_q"] = "value"
   heuristic_weight: float = 1.0
   guidance: float = 4.0
   prune_below: float = 0.05
@@ -251,6 +254,21 @@ class ReplayConfig:
   shard_trees: int = 256
 
 
+# Of `learner.objective.LOSSES`.
+LossName = Literal[
+  "policy",
+  "value",
+  "prm",
+  "prm_ranking",
+  "token_q",
+  "token_value",
+  "cql",
+  "awac",
+  "kl",
+  "entropy",
+]
+
+
 @dataclasses.dataclass(frozen=True)
 class LearnerConfig:
   """The distillation of search into the network.
@@ -267,12 +285,26 @@ class LearnerConfig:
     max_grad_norm: clip by global norm.
     ema_decay: of the moving average of the parameters over steps, which plays
       and is evaluated; 0 keeps none and plays the newest.
-    policy_weight: weight of the policy loss.
-    value_weight: weight of the value loss.
-    prm_weight: weight of the PRM loss.
-    value_lambda: 1 takes the outcome of the committed line as value target, 0
-      the search's own value, between mixes them.
-    policy_target: the improved policy, or the visits of a search by PUCT.
+    losses: names of `learner.objective.LOSSES` with their weights; 0 only
+      measures a loss.
+    value_target: `mix` of outcome and search value, or `step_q`, the best that
+      the stored candidates lead to.
+    value_lambda: of the mix, 1 takes the outcome of the committed line, 0 the
+      search's own value, between mixes them.
+    policy_target: the improved policy, or the visits of a search by PUCT; or,
+      without the search, `imitation` of lines verified correct, or `awr`,
+      every step by the exponential of its advantage.
+    prm_target: labels by `rules`, or `progress`, the change in P(solved).
+    reward: of reinforcement learning: the `outcome` at the line's end, the
+      stored `prm` score of every step, or its `progress`.
+    discount: of what comes after a step.
+    advantage_temperature: of `awr` and `awac`, in the unit of rewards.
+    max_advantage_weight: of theirs, where exp(advantage / temperature) is cut.
+    expectile: of token values; towards 1 they are the best Q and no mean.
+    target_decay: of the moving average of the token-Q heads that token values
+      are learned from.
+    kl_target: nats to the reference that the weight of the KL loss is adapted
+      to hold; 0 leaves the weight as it is.
     min_visits: visits a node needs for its policy to be a target; its own
       expansion is one.
     light_lines: share of the lines without much policy weight that are trained
@@ -291,11 +323,20 @@ class LearnerConfig:
   weight_decay: float = 0.01
   max_grad_norm: float = 1.0
   ema_decay: float = 0.0
-  policy_weight: float = 1.0
-  value_weight: float = 1.0
-  prm_weight: float = 1.0
+  losses: dict[LossName, float] = dataclasses.field(
+    default_factory=lambda: {"policy": 1.0, "value": 1.0, "prm": 1.0}
+  )
+  value_target: Literal["mix", "step_q"] = "mix"
   value_lambda: float = 0.75
-  policy_target: Literal["improved", "visits"] = "improved"
+  policy_target: Literal["improved", "visits", "imitation", "awr"] = "improved"
+  prm_target: Literal["rules", "progress"] = "rules"
+  reward: Literal["outcome", "prm", "progress"] = "outcome"
+  discount: float = 1.0
+  advantage_temperature: float = 0.25
+  max_advantage_weight: float = 20.0
+  expectile: float = 0.7
+  target_decay: float = 0.995
+  kl_target: float = 0.0
   min_visits: int = 1
   light_lines: float = 0.25
   max_drift: float = 0.2

@@ -321,9 +321,22 @@ def from_json(data: Mapping[str, Any]) -> ExperimentConfig:
   Raises:
     UserError: a field is unknown or of the wrong type.
   """
-  config, errors = parse(data)
+  config, errors = parse(_with_losses(data))
   _raise_all("stored config", list(errors.values()))
   return config
+
+
+def _with_losses(data: Mapping[str, Any]) -> Mapping[str, Any]:
+  """A config stored when each of three losses had a field for its weight."""
+  learner = dict(data.get("learner", {}))
+  losses = {
+    name: learner.pop(f"{name}_weight")
+    for name in ("policy", "value", "prm")
+    if f"{name}_weight" in learner
+  }
+  if losses:
+    data = {**data, "learner": {**learner, "losses": losses}}
+  return data
 
 
 def claim_run_dir(run_dir: epath.PathLike, config: ExperimentConfig) -> None:

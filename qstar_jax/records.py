@@ -272,6 +272,21 @@ class TrainBatch:
     value_weight: float32 [B, T] >= 0; 0 where there is no target.
     prm_target: float32 [B, T] in [0, 1], label of the step that ends at t.
     prm_weight: float32 [B, T] >= 0; 0 where there is no label.
+
+  Fields that the losses of a run do not read are None. Three are of tokens as
+  actions, for reinforcement learning:
+
+    reward: float32 [B, T], of the step that ends at t; 0 elsewhere.
+    discount: float32 [B, T] in [0, 1], of what comes after token t: 0 where
+      the line is over, that of a step where one ends, 1 within a step.
+    action_weight: float32 [B, T] >= 0; 0 where the reward is not known.
+
+  And three are of a line's rival, which ends in a sibling of its last step that
+  is better:
+
+    rival_tokens: int32 [B, T], padded with 0.
+    rival_length: int32 [B], tokens in use.
+    rival_weight: float32 [B] >= 0; 0 where there is no rival.
   """
 
   tokens: np.ndarray
@@ -281,3 +296,9 @@ class TrainBatch:
   value_weight: np.ndarray
   prm_target: np.ndarray
   prm_weight: np.ndarray
+  reward: np.ndarray | None = None
+  discount: np.ndarray | None = None
+  action_weight: np.ndarray | None = None
+  rival_tokens: np.ndarray | None = None
+  rival_length: np.ndarray | None = None
+  rival_weight: np.ndarray | None = None

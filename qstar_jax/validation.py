@@ -39,6 +39,7 @@ _UNIT = Bound("in (0, 1]", lambda value: 0 < value <= 1)
 _LINE = Bound(
   "a text without a newline", lambda value: value and "\n" not in value
 )
+_AVERAGE = Bound("in [0, 1)", lambda value: 0 <= value < 1)
 _AXIS = Bound("1 or more, or -1", lambda value: value >= 1 or value == -1)
 
 # Every number of the config, and every free text that has a form.
@@ -122,12 +123,19 @@ BOUNDS: Mapping[str, Bound] = {
   "learner.learning_rate": _POSITIVE,
   "learner.warmup_steps": _COUNT_OR_NONE,
   "learner.weight_decay": _COUNT_OR_NONE,
-  "learner.ema_decay": Bound("in [0, 1)", lambda value: 0 <= value < 1),
+  "learner.ema_decay": _AVERAGE,
   "learner.max_grad_norm": _POSITIVE,
-  "learner.policy_weight": _COUNT_OR_NONE,
-  "learner.value_weight": _COUNT_OR_NONE,
-  "learner.prm_weight": _COUNT_OR_NONE,
+  "learner.losses": Bound(
+    "one or more, with weights of 0 or more",
+    lambda value: value and min(value.values()) >= 0,
+  ),
   "learner.value_lambda": _SHARE,
+  "learner.discount": _SHARE,
+  "learner.advantage_temperature": _POSITIVE,
+  "learner.max_advantage_weight": _POSITIVE,
+  "learner.expectile": Bound("in (0, 1)", lambda value: 0 < value < 1),
+  "learner.target_decay": _AVERAGE,
+  "learner.kl_target": _COUNT_OR_NONE,
   "learner.min_visits": _COUNT_OR_NONE,
   "learner.light_lines": _UNIT,
   "learner.max_drift": _COUNT_OR_NONE,
@@ -185,6 +193,9 @@ def _divides(divisor: str, whole: str) -> Relation:
   )
 
 
+# Losses over tokens as actions.
+_TOKEN_LOSSES = {"token_q", "token_value", "cql", "awac"}
+
 RELATIONS = (
   Relation(
     ("domain.min_difficulty", "domain.max_difficulty"),
@@ -231,6 +242,43 @@ RELATIONS = (
     "above 1 + search.fast_simulations = {c.search.fast_simulations}, or fast "
     "moves become policy targets",
     lambda c: f"use {c.search.fast_simulations + 2} or more",
+  ),
+  Relation(
+    ("search.heuristic", "model.token_q"),
+    lambda c: c.search.heuristic != "token_q" or c.model.token_q,
+    "value or max_q unless model.token_q is true: the heads are not there",
+    lambda c: "use value, or train a network with them",
+  ),
+  Relation(
+    ("learner.losses", "model.token_q"),
+    lambda c: (
+      _TOKEN_LOSSES.isdisjoint(c.learner.losses)
+      or (
+        c.model.token_q and {"token_q", "token_value"} <= set(c.learner.losses)
+      )
+    ),
+    "with both of token_q and token_value, and model.token_q true, where it "
+    f"has one of {', '.join(sorted(_TOKEN_LOSSES))}: they need each other",
+    lambda c: "name both and set model.token_q, or none",
+  ),
+  Relation(
+    ("learner.kl_target", "learner.losses"),
+    lambda c: not c.learner.kl_target or c.learner.losses.get("kl", 0) > 0,
+    "0 unless learner.losses has kl with a weight above 0, which it adapts",
+    lambda c: "name kl among the losses, at the weight to start from",
+  ),
+  *(
+    Relation(
+      (field, "search.utility"),
+      lambda c, field=field: (
+        operator.attrgetter(field)(c) != "progress"
+        or c.search.utility == "value"
+      ),
+      "something else unless search.utility is value: progress is a change in "
+      "the search's P(solved)",
+      lambda c: "set one or the other",
+    )
+    for field in ("learner.prm_target", "learner.reward")
   ),
   Relation(
     ("search.searcher",),

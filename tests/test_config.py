@@ -212,6 +212,25 @@ def test_a_field_of_the_wrong_type_is_not_judged_by_other_rules(tmp_path):
       "learner: {learning_rate: 0}",
       "learner.learning_rate is 0.0: must be abo",
     ),
+    (
+      "learner: {losses: {polcy: 1}}",
+      r"learner.losses is .*: did you mean policy\? must be one of policy, ",
+    ),
+    (
+      "search: {heuristic: token_q}",
+      "heuristic is 'token_q': must be value or max_q unless model.token_q",
+    ),
+    (
+      "{learner: {losses: {cql: 1, token_q: 1}}, model: {token_q: true}}",
+      "learner.losses is .*: must be with both of token_q and token_value, and",
+    ),
+    ("learner: {kl_target: 0.1}", "kl_target is 0.1: must be 0 unless .* kl"),
+    (
+      "{learner: {reward: progress}, search: {utility: prm}}",
+      "reward is 'progress': must be something else unless search.utility is",
+    ),
+    ("learner: {losses: {prm: -1}}", "weights of 0 or more; the default is"),
+    ("learner: {losses: {}}", "losses is {}: must be one or more, with"),
     ("name: ../elsewhere", "name is '../elsewhere': must be letters, digits"),
     ("name: 1", "name is 1: must be text"),
   ],
@@ -331,6 +350,15 @@ def test_a_stored_config_of_an_older_version_gets_the_new_fields():
   stored = configuration.to_json(ExperimentConfig(seed=3))
   del stored["search"]["temperature"]
   assert configuration.from_json(stored) == ExperimentConfig(seed=3)
+
+
+def test_a_stored_config_from_when_each_loss_had_a_field():
+  stored = configuration.to_json(ExperimentConfig())
+  del stored["learner"]["losses"]
+  stored["learner"] |= {"policy_weight": 2.0, "prm_weight": 0.5}
+  stored["learner"]["value_weight"] = 0.0
+  learner = configuration.from_json(stored).learner
+  assert learner.losses == {"policy": 2.0, "value": 0.0, "prm": 0.5}
 
 
 def test_a_stored_config_with_a_foreign_field_is_refused():

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -14,6 +14,8 @@ _EMPTY = {
   "length": 0,
   "log_prob": 0.0,
   "proposal_log_prob": 0.0,
+  "value": 0.0,
+  "prm": 0.0,
   "ended": False,
   "visits": 0,
   "q": 0.0,
@@ -38,6 +40,7 @@ class Forest:
     ancestors: int [D, N], the edges above a node, from the one into it to the
       root's; then -1, in the last row at every node.
     tree_of_node: int [N].
+    node_value: float [N], V of the node itself.
     root: int [K], nodes.
     prompt_length: int [K].
     committed: int [D'], edges of the committed lines of all trees.
@@ -51,6 +54,7 @@ class Forest:
   edges: dict[str, np.ndarray]
   ancestors: np.ndarray
   tree_of_node: np.ndarray
+  node_value: np.ndarray
   root: np.ndarray
   prompt_length: np.ndarray
   committed: np.ndarray
@@ -70,9 +74,43 @@ class Forest:
     is_node_failed = at(is_illegal, self.ancestors, False).any(axis=0)
     return is_illegal | np.repeat(is_node_failed, self.num_candidates)
 
+  @functools.cached_property
+  def is_settled(self) -> np.ndarray:
+    """bool [E], what comes of the line is a fact: it is lost, or judged."""
+    return self.is_failed | is_verdict(self.edges["outcome"])
+
+  @functools.cached_property
+  def fact(self) -> np.ndarray:
+    """float [E], the score of lines that are settled; elsewhere 0."""
+    return np.where(self.is_failed, 0.0, self.edges["score"]) * self.is_settled
+
+  def candidates(self, node: np.ndarray) -> np.ndarray:
+    """The edges of S nodes: int [S, A]."""
+    a = self.num_candidates
+    return node[:, None] * a + np.arange(a)
+
+  def levels(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Nodes but the roots, those of one depth together, the deepest first.
+
+    Yields:
+      The edges into S nodes, int [S], and their candidates, int [S, A].
+    """
+    depth = (self.ancestors >= 0).sum(axis=0)
+    for level in range(depth.max(), 0, -1):
+      node = np.flatnonzero(depth == level)
+      yield self.ancestors[0, node], self.candidates(node)
+
   def above(self, edge: np.ndarray) -> np.ndarray:
     """The edges above each of S edges: int [D, S], -1 past the root."""
     return self.ancestors[:, edge // self.num_candidates]
+
+
+@dataclasses.dataclass(frozen=True)
+class Targets:
+  """Targets with their weights, of the same shape; a weight of 0 is none."""
+
+  target: np.ndarray
+  weight: np.ndarray
 
 
 def at(values: np.ndarray, index: np.ndarray, default) -> np.ndarray:
@@ -121,6 +159,7 @@ def plant(trees: Sequence[TreeRecord]) -> Forest:
     edges=edges,
     ancestors=np.array(ancestors),
     tree_of_node=np.repeat(np.arange(len(trees)), num_nodes),
+    node_value=np.concatenate([tree.node_value for tree in trees]),
     root=root,
     prompt_length=np.array([len(prompt) for prompt in prompts]),
     committed=committed,

@@ -1,7 +1,7 @@
 """Rows of training batches: pieces of text put in place with their targets."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -21,75 +21,126 @@ class Segments:
     start: int [S], position of the first token in the row.
     offset: int [S], position of the first token in the flat tokens.
     length: int [S], tokens, >= 1.
-    policy_weight: float [S], weight of each of the tokens.
-    value_target: float [S] in [0, 1], P(solved) after the last token.
-    value_weight: float [S] >= 0, 0 where there is no target.
-    prm_target: float [S] in [0, 1], label of the step.
-    prm_weight: float [S] >= 0, 0 where there is no label.
   """
 
   row: np.ndarray
   start: np.ndarray
   offset: np.ndarray
   length: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Lesson(Segments):
+  """Segments with what there is to learn from each; see `TrainBatch`.
+
+  Attributes:
+    policy_weight: float [S], weight of each of the tokens.
+    value_target: float [S] in [0, 1], P(solved) after the last token.
+    value_weight: float [S] >= 0, 0 where there is no target.
+    prm_target: float [S] in [0, 1], label of the step.
+    prm_weight: float [S] >= 0, 0 where there is no label.
+    reward: float [S], of the step; None if no loss reads it.
+    discount: float [S] in [0, 1], of what comes after the step; or None.
+    action_weight: float [S], weight of each of the tokens; or None.
+  """
+
   policy_weight: np.ndarray
   value_target: np.ndarray
   value_weight: np.ndarray
   prm_target: np.ndarray
   prm_weight: np.ndarray
+  reward: np.ndarray | None = None
+  discount: np.ndarray | None = None
+  action_weight: np.ndarray | None = None
+
+
+class _Page:
+  """B rows of T places, into which segments are written.
+
+  Raises:
+    UserError: a line is longer than T.
+  """
+
+  def __init__(self, segments: Segments, num_rows: int, max_line_tokens: int):
+    end = segments.start + segments.length
+    longest = int(end.max(initial=0))
+    if longest > max_line_tokens:
+      raise UserError(
+        f"A line of {longest} tokens does not fit the learner's rows of"
+        f" {max_line_tokens}; raise text.max_prompt_tokens,"
+        " text.max_step_tokens or text.max_steps."
+      )
+    self._shape = (num_rows, max_line_tokens)
+    self._segments = segments
+    self._row = np.repeat(segments.row, segments.length)
+    # 0, 1, 2, .. within each segment.
+    first = np.cumsum(segments.length) - segments.length
+    self._within = np.arange(len(self._row)) - np.repeat(first, segments.length)
+    self._column = np.repeat(segments.start, segments.length) + self._within
+    self._last = (segments.row, end - 1)
+    self.length = np.zeros(num_rows, np.int32)
+    np.maximum.at(self.length, segments.row, end)
+
+  def tokens(self, tokens: np.ndarray) -> np.ndarray:
+    """The segments' tokens, of the flat ones: int32 [B, T]."""
+    source = np.repeat(self._segments.offset, self._segments.length)
+    out = np.zeros(self._shape, np.int32)
+    out[self._row, self._column] = tokens[source + self._within]
+    return out
+
+  def everywhere(self, values: np.ndarray) -> np.ndarray:
+    """A number for each segment, at all of its tokens: float32 [B, T]."""
+    out = np.zeros(self._shape, np.float32)
+    out[self._row, self._column] = np.repeat(values, self._segments.length)
+    return out
+
+  def at_end(self, values: np.ndarray) -> np.ndarray:
+    """A number for each segment, at its last token: float32 [B, T]."""
+    out = np.zeros(self._shape, np.float32)
+    out[self._last] = values
+    return out
+
+
+def write_tokens(
+  tokens: np.ndarray, segments: Segments, num_rows: int, max_line_tokens: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Text alone: tokens [B, T] and lengths [B]. Arguments as of `assemble`."""
+  page = _Page(segments, num_rows, max_line_tokens)
+  return page.tokens(tokens), page.length
 
 
 def assemble(
-  tokens: np.ndarray, segments: Segments, num_rows: int, max_line_tokens: int
+  tokens: np.ndarray, lesson: Lesson, num_rows: int, max_line_tokens: int
 ) -> TrainBatch:
   """Writes segments into the rows of a batch.
 
   Args:
-    tokens: int [X], flat; what `segments.offset` points into.
-    segments: no two of them overlap.
+    tokens: int [X], flat; what `lesson.offset` points into.
+    lesson: no two segments overlap.
     num_rows: B.
     max_line_tokens: T.
 
   Raises:
     UserError: a line is longer than T.
   """
-  end = segments.start + segments.length
-  longest = int(end.max(initial=0))
-  if longest > max_line_tokens:
-    raise UserError(
-      f"A line of {longest} tokens does not fit the learner's rows of"
-      f" {max_line_tokens}; raise text.max_prompt_tokens, text.max_step_tokens"
-      " or text.max_steps."
-    )
-  shape = (num_rows, max_line_tokens)
-  row = np.repeat(segments.row, segments.length)
-  # 0, 1, 2, .. within each segment.
-  within = np.arange(len(row)) - np.repeat(
-    np.cumsum(segments.length) - segments.length, segments.length
-  )
-  column = np.repeat(segments.start, segments.length) + within
-  source = np.repeat(segments.offset, segments.length) + within
-  every_token, last_token = (row, column), (segments.row, end - 1)
-
-  def written(dtype, place, values):
-    out = np.zeros(shape, dtype)
-    out[place] = values
-    return out
-
-  length = np.zeros(num_rows, np.int32)
-  np.maximum.at(length, segments.row, end)
+  page = _Page(lesson, num_rows, max_line_tokens)
+  actions = {}
+  if lesson.reward is not None:
+    within_step = page.everywhere(np.ones(len(lesson.row)))
+    actions = {
+      "reward": page.at_end(lesson.reward),
+      "discount": within_step + page.at_end(lesson.discount - 1),
+      "action_weight": page.everywhere(lesson.action_weight),
+    }
   return TrainBatch(
-    tokens=written(np.int32, every_token, tokens[source]),
-    length=length,
-    policy_weight=written(
-      np.float32,
-      every_token,
-      np.repeat(segments.policy_weight, segments.length),
-    ),
-    value_target=written(np.float32, last_token, segments.value_target),
-    value_weight=written(np.float32, last_token, segments.value_weight),
-    prm_target=written(np.float32, last_token, segments.prm_target),
-    prm_weight=written(np.float32, last_token, segments.prm_weight),
+    tokens=page.tokens(tokens),
+    length=page.length,
+    policy_weight=page.everywhere(lesson.policy_weight),
+    value_target=page.at_end(lesson.value_target),
+    value_weight=page.at_end(lesson.value_weight),
+    prm_target=page.at_end(lesson.prm_target),
+    prm_weight=page.at_end(lesson.prm_weight),
+    **actions,
   )
 
 
@@ -111,13 +162,24 @@ def batch_lines(
   if len(rows) > batch_size:
     raise ValueError(f"{len(rows)} rows do not fit a batch of {batch_size}.")
 
-  def take(field):
+  def take(_, field):
     out = np.zeros((batch_size, *field.shape[1:]), field.dtype)
     out[: len(rows)] = field[rows]
     return out
 
-  fields = dataclasses.fields(TrainBatch)
-  return TrainBatch(**{f.name: take(getattr(lines, f.name)) for f in fields})
+  return _of_fields(take, lines)
+
+
+def _of_fields(
+  fn: Callable[[str, np.ndarray], np.ndarray], lines: TrainBatch
+) -> TrainBatch:
+  """The batch of fn(name, field); what is None stays None."""
+  return TrainBatch(
+    **{
+      name: None if field is None else fn(name, field)
+      for name, field in vars(lines).items()
+    }
+  )
 
 
 # Policy weight of its best token below which a line counts as light.
@@ -143,14 +205,13 @@ def thin_light_lines(
   """
   is_light = lines.policy_weight.max(axis=1, initial=0.0) < _LIGHT
   stays = ~is_light | (rng.random(len(is_light)) < share)
-  scale = np.where(is_light, 1 / share, 1.0)[stays, None].astype(np.float32)
-  weights = {
-    name: getattr(lines, name)[stays] * scale
-    for name in ("policy_weight", "value_weight", "prm_weight")
-  }
-  fields = dataclasses.fields(TrainBatch)
-  kept = {f.name: getattr(lines, f.name)[stays] for f in fields}
-  return TrainBatch(**kept | weights)
+  scale = np.where(is_light, 1 / share, 1.0)[stays].astype(np.float32)
+
+  def keep(name, field):
+    kept = field[stays]
+    return (kept.T * scale).T if name.endswith("_weight") else kept
+
+  return _of_fields(keep, lines)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +269,7 @@ def plays_to_lines(plays: Sequence[Play], max_line_tokens: int) -> TrainBatch:
   row_offset = np.repeat(offset[np.cumsum(num_parts) - num_parts], num_parts)
   is_labelled = (label != _NO_LABEL).astype(np.float32)
   is_right = (label == 1).astype(np.float32)
-  segments = Segments(
+  lesson = Lesson(
     row=np.repeat(np.arange(len(plays)), num_parts),
     start=offset - row_offset,
     offset=offset,
@@ -220,4 +281,4 @@ def plays_to_lines(plays: Sequence[Play], max_line_tokens: int) -> TrainBatch:
     prm_weight=is_labelled,
   )
   tokens = np.concatenate([np.zeros(0, np.int32), *parts], dtype=np.int32)
-  return assemble(tokens, segments, len(plays), max_line_tokens)
+  return assemble(tokens, lesson, len(plays), max_line_tokens)

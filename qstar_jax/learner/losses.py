@@ -5,6 +5,7 @@ how much, and the loss does not change when all of them are scaled.
 """
 
 import chex
+import jax
 import jax.numpy as jnp
 import optax
 
@@ -51,13 +52,21 @@ def policy_loss(
   Raises:
     AssertionError: the shapes do not match.
   """
+  return weighted_mean(token_nll(logits_BTV, tokens_BT), next_token(weight_BT))
+
+
+def token_nll(logits_BTV: chex.Array, tokens_BT: chex.Array) -> chex.Array:
+  """-log p at position t of the token at t + 1, nats: [B, T].
+
+  Raises:
+    AssertionError: the shapes do not match.
+  """
   chex.assert_rank(logits_BTV, 3)
-  chex.assert_shape([tokens_BT, weight_BT], logits_BTV.shape[:2])
+  chex.assert_shape(tokens_BT, logits_BTV.shape[:2])
   # The small arrays move, not the logits: a slice of those would copy them.
-  nll_BT = optax.softmax_cross_entropy_with_integer_labels(
-    logits_BTV, _next(tokens_BT)
+  return optax.softmax_cross_entropy_with_integer_labels(
+    logits_BTV, next_token(tokens_BT)
   )
-  return weighted_mean(nll_BT, _next(weight_BT))
 
 
 def value_loss(
@@ -88,6 +97,30 @@ def prm_loss(
   return _cross_entropy(prm_logits_BT, target_BT, weight_BT)
 
 
+def prm_ranking_loss(
+  better_B: chex.Array, worse_B: chex.Array, weight_B: chex.Array
+) -> chex.Array:
+  """Weighted mean of -log P(better beats worse), in nats.
+
+  The model of Bradley and Terry 1952, P = sigmoid(difference of the scores), of
+  pairs of candidates of one node.
+
+  Args:
+    better_B: PRM logit of the candidate with the larger label.
+    worse_B: of the other one.
+    weight_B: >= 0; 0 where there is no pair.
+
+  Returns:
+    A scalar; 0, with zero gradient, if all weights are 0.
+
+  Raises:
+    AssertionError: the shapes do not match.
+  """
+  chex.assert_rank(better_B, 1)
+  chex.assert_equal_shape([better_B, worse_B, weight_B])
+  return weighted_mean(jax.nn.softplus(worse_B - better_B), weight_B)
+
+
 def _cross_entropy(
   logits_BT: chex.Array, target_BT: chex.Array, weight_BT: chex.Array
 ) -> chex.Array:
@@ -98,6 +131,6 @@ def _cross_entropy(
   )
 
 
-def _next(x_BT: chex.Array) -> chex.Array:
+def next_token(x_BT: chex.Array) -> chex.Array:
   """x at t + 1; 0 at the last position."""
   return jnp.pad(x_BT[:, 1:], ((0, 0), (0, 1)))

@@ -14,16 +14,15 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from qstar_jax.config import LearnerConfig
-from qstar_jax.learner import losses
+from qstar_jax.learner import objective, regularizers
 from qstar_jax.records import TrainBatch
 
 # The learning rate decays to this share of its peak, along a half cosine.
 _FINAL_LEARNING_RATE = 0.1
+# Name of the token-Q heads among the parameters.
+_TOKEN_Q_HEADS = "token_q_heads"
 # Root mean square of Muon's steps, as that of AdamW's.
 _MUON_RMS = 0.2
-
-# The records know nothing of JAX; the learner makes its own one a pytree.
-jax.tree_util.register_dataclass(TrainBatch)
 
 
 class TrainState(NamedTuple):
@@ -34,12 +33,19 @@ class TrainState(NamedTuple):
     params: of the network, float32, that the gradient is taken at.
     opt_state: of the optimizer.
     average: exponential moving average of params; None if none is kept.
+    reference: params that KL is measured to; None if it is not.
+    target_heads: moving average of the token-Q heads' params; None if no loss
+      learns them.
+    kl_coefficient: float32 scalar, weight of the KL loss; None if it is fixed.
   """
 
   step: chex.Array
   params: nnx.State
   opt_state: optax.OptState
   average: nnx.State | None = None
+  reference: nnx.State | None = None
+  target_heads: nnx.State | None = None
+  kl_coefficient: chex.Array | None = None
 
   @property
   def played(self) -> nnx.State:
@@ -106,35 +112,75 @@ def init_state(
   mesh: Mesh,
 ) -> TrainState:
   """The state before the first step, replicated over the mesh."""
-  # A copy: the step consumes both.
-  average = jax.tree.map(jnp.copy, params) if config.ema_decay > 0 else None
-  state = TrainState(jnp.int32(0), params, optimizer.init(params), average)
+
+  def copy(params):
+    # The step consumes all of them.
+    return jax.tree.map(jnp.copy, params)
+
+  extra = {}
+  if config.ema_decay > 0:
+    extra["average"] = copy(params)
+  if "kl" in config.losses:
+    extra["reference"] = copy(params)
+  if "token_value" in config.losses:
+    extra["target_heads"] = copy(params[_TOKEN_Q_HEADS])
+  if config.kl_target > 0:
+    extra["kl_coefficient"] = jnp.float32(config.losses["kl"])
+  state = TrainState(jnp.int32(0), params, optimizer.init(params), **extra)
   return jax.device_put(state, NamedSharding(mesh, P()))
 
 
 def loss_fn(
   params: nnx.State,
+  state: TrainState,
   graphdef: nnx.GraphDef,
   batch: TrainBatch,
   config: LearnerConfig,
 ) -> tuple[chex.Array, dict[str, chex.Array]]:
-  """The weighted sum of policy, value and PRM loss, and each by name."""
-  model = nnx.merge(graphdef, params)
-  hidden_BTM = model.forward(batch.tokens)
-  heads = model.heads(hidden_BTM)
-  policy = losses.policy_loss(
-    model.logits(hidden_BTM), batch.tokens, batch.policy_weight
-  )
-  value = losses.value_loss(
-    heads.value_logit, batch.value_target, batch.value_weight
-  )
-  prm = losses.prm_loss(heads.prm_logit, batch.prm_target, batch.prm_weight)
-  total = (
-    config.policy_weight * policy
-    + config.value_weight * value
-    + config.prm_weight * prm
-  )
-  return total, {"policy": policy, "value": value, "prm": prm, "loss": total}
+  """`objective.total_loss` of params, all else in the state held constant."""
+  weights = dict(config.losses)
+  others = {}
+  if state.reference is not None:
+    others["reference"] = nnx.merge(graphdef, state.reference)
+  if state.target_heads is not None:
+    heads = {_TOKEN_Q_HEADS: state.target_heads}
+    others["target"] = nnx.merge(graphdef, nnx.State({**params, **heads}))
+  if state.kl_coefficient is not None:
+    weights["kl"] = state.kl_coefficient
+  x = objective.Pass(nnx.merge(graphdef, params), batch, config, **others)
+  return objective.total_loss(x, weights)
+
+
+def _follow(
+  state: TrainState,
+  params: nnx.State,
+  metrics: dict[str, chex.Array],
+  config: LearnerConfig,
+  reference_step: int,
+) -> TrainState:
+  """What the state holds beside the parameters, after they have moved."""
+  extra = {}
+  if state.average is not None:
+    extra["average"] = optax.incremental_update(
+      params, state.average, 1 - config.ema_decay
+    )
+  if state.target_heads is not None:
+    extra["target_heads"] = optax.incremental_update(
+      params[_TOKEN_Q_HEADS], state.target_heads, 1 - config.target_decay
+    )
+  is_frozen = state.step >= reference_step
+  if state.reference is not None:
+    extra["reference"] = jax.tree.map(
+      lambda old, new: jnp.where(is_frozen, old, new), state.reference, params
+    )
+  if state.kl_coefficient is not None:
+    coefficient = regularizers.adapted_coefficient(
+      state.kl_coefficient, metrics["kl"], config.kl_target
+    )
+    extra["kl_coefficient"] = jnp.where(
+      is_frozen, coefficient, state.kl_coefficient
+    )
+  return state._replace(**extra)
 
 
 def make_train_steps(
@@ -142,29 +188,42 @@ def make_train_steps(
   optimizer: optax.GradientTransformation,
   config: LearnerConfig,
   mesh: Mesh,
+  *,
+  reference_step: int = 0,
 ) -> Callable[[TrainState, TrainBatch], tuple[TrainState, dict]]:
   """Compiled gradient steps; lines are split over the mesh's data axis.
+
+  Args:
+    graphdef: structure of the network.
+    optimizer: see `make_optimizer`.
+    config: of the learner.
+    mesh: that the state is replicated over.
+    reference_step: step after which the reference of the KL loss stays what it
+      is; up to there it is the newest params, and KL 0.
 
   Returns:
     (state, batches) -> (state, metrics): takes a step for each of S batches
     stacked on a leading axis, in order, and consumes the state; metrics are
-    float32 [S] `loss`, `policy`, `value`, `prm` (nats), `grad_norm` (before
-    clipping) and `param_norm` (after the step).
+    float32 [S] `loss`, the losses of the config by name, `grad_norm` (before
+    clipping), `param_norm` (after the step) and, if it is adapted,
+    `kl_coefficient` (of the step).
   """
 
   def train_step(state, batch):
     grads, metrics = jax.grad(loss_fn, has_aux=True)(
-      state.params, graphdef, batch, config
+      state.params, state, graphdef, batch, config
     )
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics["grad_norm"] = optax.tree.norm(grads)
     # Tells of a step that broke the parameters before they are saved.
     metrics["param_norm"] = optax.tree.norm(params)
-    average = state.average
-    if average is not None:
-      average = optax.incremental_update(params, average, 1 - config.ema_decay)
-    return TrainState(state.step + 1, params, opt_state, average), metrics
+    if state.kl_coefficient is not None:
+      metrics["kl_coefficient"] = state.kl_coefficient
+    state = _follow(state, params, metrics, config, reference_step)
+    return state._replace(
+      step=state.step + 1, params=params, opt_state=opt_state
+    ), metrics
 
   replicated = NamedSharding(mesh, P())
   return jax.jit(

@@ -33,6 +33,8 @@ class DecodedSteps(NamedTuple):
     token_log_prob: float32 [X, A, T], nats at temperature 1; 0 behind the end.
     proposal_log_prob: float32 [X, A], of the step under its `Proposal`.
     hidden: [X, A, M], final hidden state at the step's last token.
+    hidden_before: the same at the token before it, where token-Q of the last
+      one is read; None if the network has no such heads.
     is_complete: bool [X, A], the step has its delimiter within T tokens.
   """
 
@@ -41,6 +43,7 @@ class DecodedSteps(NamedTuple):
   token_log_prob: chex.Array
   proposal_log_prob: chex.Array
   hidden: chex.Array
+  hidden_before: chex.Array | None
   is_complete: chex.Array
 
 
@@ -66,6 +69,7 @@ class Streams(NamedTuple):
   Attributes:
     step: int32 scalar, tokens chosen so far.
     hidden: [R, M], final hidden state at each stream's last token.
+    hidden_before: the same, one token earlier; see `DecodedSteps`.
     is_open: bool [R], the step has no delimiter yet.
     tokens: int32 [T, R].
     log_prob: float32 [T, R].
@@ -77,6 +81,7 @@ class Streams(NamedTuple):
 
   step: chex.Array
   hidden: chex.Array
+  hidden_before: chex.Array | None
   is_open: chex.Array
   tokens: chex.Array
   log_prob: chex.Array
@@ -97,6 +102,7 @@ class Streams(NamedTuple):
 
     return self._replace(
       hidden=self.hidden[row_R],
+      hidden_before=jax.tree.map(lambda y: y[row_R], self.hidden_before),
       is_open=self.is_open[row_R] & has_parent_R,
       tokens=jnp.where(has_parent_R[None], self.tokens[:, row_R], 0),
       log_prob=jnp.where(has_parent_R[None], self.log_prob[:, row_R], 0.0),
@@ -117,6 +123,9 @@ class Streams(NamedTuple):
       token_log_prob=by_stream(self.log_prob),
       proposal_log_prob=proposal.log_prob(self.proposed),
       hidden=self.hidden.reshape(x, a, -1),
+      hidden_before=jax.tree.map(
+        lambda y: y.reshape(x, a, -1), self.hidden_before
+      ),
       is_complete=~self.is_open.reshape(x, a),
     )
 
@@ -136,9 +145,11 @@ def _open_streams(
   def own_per_layer():
     return [jnp.zeros(own_shape, hidden_XM.dtype)] * config.num_layers
 
+  hidden = jnp.repeat(hidden_XM, a, axis=0)
   return Streams(
     step=jnp.int32(0),
-    hidden=jnp.repeat(hidden_XM, a, axis=0),
+    hidden=hidden,
+    hidden_before=hidden if config.token_q else None,
     is_open=is_open_XA.reshape(-1),
     tokens=jnp.zeros((t, rows), jnp.int32),
     log_prob=jnp.zeros((t, rows), jnp.float32),
@@ -226,9 +237,13 @@ def _decode_together(
     hidden_RM, keys, values = _run_token(
       model, layers, segments, rotation, token_R, streams
     )
+    before_RM = streams.hidden_before
+    if before_RM is not None:
+      before_RM = jnp.where(is_open[:, None], streams.hidden, before_RM)
     return Streams(
       step=step + 1,
       hidden=jnp.where(is_open[:, None], hidden_RM, streams.hidden),
+      hidden_before=before_RM,
       is_open=is_open & ~ends_step_V[token_R],
       tokens=streams.tokens.at[step].set(token_R),
       log_prob=streams.log_prob.at[step].set(log_prob_R),

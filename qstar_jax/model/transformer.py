@@ -17,6 +17,11 @@ from flax import nnx
 
 from qstar_jax.config import ModelConfig
 
+# Z, of Q: the smaller one of two is not too high by chance.
+_NUM_TOKEN_Q_HEADS = 2
+# Positions whose Q of the whole vocabulary is in memory at once.
+_POSITIONS_AT_ONCE = 8
+
 
 class Rotation(NamedTuple):
   """What the rotary embedding (Su et al. 2021) turns heads by at [...].
@@ -183,6 +188,30 @@ class HeadOutput(NamedTuple):
   prm_logit: chex.Array
 
 
+class TokenQHead(nnx.Module):
+  """Q of every next token, as a query to the tied embedding."""
+
+  def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def linear(fan_out, kernel_init):
+      return nnx.Linear(
+        config.model_dim,
+        fan_out,
+        kernel_init=kernel_init,
+        dtype=jnp.float32,
+        rngs=rngs,
+      )
+
+    scale = config.model_dim**-0.5
+    self.hidden = linear(config.model_dim, nnx.initializers.normal(scale))
+    # Zero: untrained, every token is worth 0.
+    zeros = nnx.initializers.zeros_init()
+    self.query = linear(config.model_dim + 1, zeros)
+
+  def __call__(self, hidden_TM: chex.Array) -> chex.Array:
+    """[..., M] to [..., M + 1]: a query, and what all tokens have in common."""
+    return self.query(nnx.silu(self.hidden(hidden_TM)))
+
+
 class Transformer(nnx.Module):
   """The joint network. Parameters are float32, heads compute in float32."""
 
@@ -216,6 +245,17 @@ class Transformer(nnx.Module):
     self.prm_head = nnx.Linear(
       config.model_dim, 1, kernel_init=zeros, dtype=jnp.float32, rngs=rngs
     )
+    if config.token_q:
+
+      @nnx.split_rngs(splits=_NUM_TOKEN_Q_HEADS)
+      @nnx.vmap
+      def make_heads(rngs):
+        return TokenQHead(config, rngs=rngs)
+
+      self.token_q_heads = make_heads(rngs)
+      self.token_value_head = nnx.Linear(
+        config.model_dim, 1, kernel_init=zeros, dtype=jnp.float32, rngs=rngs
+      )
 
   def layer_stack(self) -> LayerStack:
     """The layers, ready to run; make it once per compiled function."""
@@ -261,6 +301,57 @@ class Transformer(nnx.Module):
       value_logit=self.value_head(hidden_TM)[..., 0],
       prm_logit=self.prm_head(hidden_TM)[..., 0],
     )
+
+  def _queries(self, hidden_TM: chex.Array) -> tuple[chex.Array, chex.Array]:
+    """Queries [Z, ..., M] of the token-Q heads, and offsets [Z, ..., 1]."""
+    graphdef, heads_Z = nnx.split(self.token_q_heads)
+    hidden_TM = hidden_TM.astype(jnp.float32)
+    query_ZTX = jax.vmap(lambda head: nnx.merge(graphdef, head)(hidden_TM))(
+      heads_Z
+    )
+    return query_ZTX[..., :-1], query_ZTX[..., -1:]
+
+  def _fixed_embedding(self) -> chex.Array:
+    """[V, M]; what tokens are is learned from the policy, not from Q."""
+    return jax.lax.stop_gradient(self.embedding.embedding[...])
+
+  def token_q(self, hidden_TM: chex.Array, tokens_TA: chex.Array) -> chex.Array:
+    """Token-Q heads: Q of A next tokens, in the unit of rewards.
+
+    Args:
+      hidden_TM: [..., M], of the states.
+      tokens_TA: int32 [..., A].
+
+    Returns:
+      float32 [Z, ..., A], of each of the twin heads.
+    """
+    query_ZTM, offset_ZT1 = self._queries(hidden_TM)
+    token_TAM = self._fixed_embedding()[tokens_TA]
+    return jnp.einsum("z...m,...am->z...a", query_ZTM, token_TAM) + offset_ZT1
+
+  def token_q_log_sum(self, hidden_BTM: chex.Array) -> chex.Array:
+    """log sum exp of Q over the vocabulary: [B, T, M] to float32 [Z, B, T].
+
+    Q is there for a few positions of all lines at once, and is computed again
+    for the gradient.
+    """
+    embedding_VM = self._fixed_embedding()
+
+    @jax.checkpoint
+    def log_sum(query_ZBM, offset_ZB1):
+      q_ZBV = query_ZBM @ embedding_VM.T + offset_ZB1
+      return jax.nn.logsumexp(q_ZBV, axis=-1)
+
+    # Along T: lines may be split over devices.
+    by_position = [jnp.moveaxis(y, 2, 0) for y in self._queries(hidden_BTM)]
+    log_sum_TZB = jax.lax.map(
+      lambda args: log_sum(*args), by_position, batch_size=_POSITIONS_AT_ONCE
+    )
+    return jnp.moveaxis(log_sum_TZB, 0, 2)
+
+  def token_value(self, hidden_TM: chex.Array) -> chex.Array:
+    """V that token-Q is learned with: [..., M] to float32 [...]."""
+    return self.token_value_head(hidden_TM.astype(jnp.float32))[..., 0]
 
 
 def init_model(

@@ -24,6 +24,8 @@ class Expansion(NamedTuple):
       without it.
     value: float32 [B, W, A] in [0, 1], V after the candidate.
     prm: float32 [B, W, A] in [0, 1], PRM score of the candidate.
+    token_q: float32 [B, W, A], Q of the candidate's last token, known before it
+      is run, in the unit of rewards; V of networks without token-Q heads.
     ended: bool [B, W, A], the candidate finishes its line.
     truncated: bool [B, W, A], no delimiter within T tokens.
     count: int32 [B, W, A] >= 0, samples that were this candidate; 0 marks a
@@ -37,6 +39,7 @@ class Expansion(NamedTuple):
   proposal_log_prob: chex.Array
   value: chex.Array
   prm: chex.Array
+  token_q: chex.Array
   ended: chex.Array
   truncated: chex.Array
   count: chex.Array

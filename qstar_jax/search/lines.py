@@ -45,6 +45,11 @@ def score(tree: SearchTree) -> chex.Array:
   return jnp.where(tree.outcome >= 0, tree.score, tree.line_score)
 
 
+def estimate(tree: SearchTree, config: SearchConfig) -> chex.Array:
+  """float32 [N, A], what the heuristic holds candidates to be worth."""
+  return tree.token_q if config.heuristic == "token_q" else tree.value
+
+
 def commit_best(tree: SearchTree, score_NA: chex.Array) -> SearchTree:
   """Commits the finished line of best score.
 

@@ -110,6 +110,7 @@ def make_hash_expand_fn(
       proposal_log_prob=jnp.zeros(state_BWA.shape),
       value=unit(state_BWA, 1),
       prm=unit(state_BWA, 2),
+      token_q=unit(state_BWA, 4),
       ended=unit(state_BWA, 3) < end_probability,
       truncated=jnp.zeros(state_BWA.shape, bool),
       count=is_sampled.astype(jnp.int32),

@@ -43,6 +43,7 @@ class SearchTree:
     line_log_prob: float32 [B, N, A], log pi of the line up to the candidate.
     value: float32 [B, N, A], V.
     prm: float32 [B, N, A], R.
+    token_q: float32 [B, N, A], see `Expansion`.
     ended: bool [B, N, A], the candidate finishes its line.
     is_failed: bool [B, N, A], the line is lost: truncated, illegal, or still
       open at the last depth.
@@ -98,6 +99,7 @@ class SearchTree:
   line_log_prob: chex.Array
   value: chex.Array
   prm: chex.Array
+  token_q: chex.Array
   ended: chex.Array
   is_failed: chex.Array
   is_terminal: chex.Array
@@ -159,6 +161,7 @@ def empty_nodes(
     "line_log_prob": zeros(jnp.float32),
     "value": zeros(jnp.float32),
     "prm": zeros(jnp.float32),
+    "token_q": zeros(jnp.float32),
     "ended": zeros(bool),
     "is_failed": zeros(bool),
     "is_terminal": zeros(bool),
@@ -412,6 +415,7 @@ def _new_candidates(
     "proposal_log_prob": expansion.proposal_log_prob,
     "value": expansion.value,
     "prm": expansion.prm,
+    "token_q": expansion.token_q,
     "ended": expansion.ended,
     "is_failed": is_failed,
     "is_terminal": is_terminal,

@@ -47,13 +47,19 @@ def to_expansion(
   heads = model.heads(steps.hidden)
   last = jnp.maximum(steps.length - 1, 0)[..., None]
   last_token = jnp.take_along_axis(steps.tokens, last, axis=-1)[..., 0]
+  value = jax.nn.sigmoid(heads.value_logit)
+  token_q = value
+  if steps.hidden_before is not None:
+    q_ZXA1 = model.token_q(steps.hidden_before, last_token[..., None])
+    token_q = jnp.min(q_ZXA1[..., 0], axis=0)
   return Expansion(
     tokens=steps.tokens,
     length=steps.length,
     token_log_prob=steps.token_log_prob,
     proposal_log_prob=steps.proposal_log_prob,
-    value=jax.nn.sigmoid(heads.value_logit),
+    value=value,
     prm=jax.nn.sigmoid(heads.prm_logit),
+    token_q=token_q,
     ended=steps.is_complete & (last_token == end_token),
     truncated=~steps.is_complete,
     count=count_duplicates(steps.tokens, steps.length > 0),

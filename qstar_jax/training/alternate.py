@@ -145,7 +145,11 @@ class Trainer:
     )
     optimizer = train_step_lib.make_optimizer(config.learner, total_steps)
     self.train_steps = train_step_lib.make_train_steps(
-      self.graphdef, optimizer, config.learner, self.mesh
+      self.graphdef,
+      optimizer,
+      config.learner,
+      self.mesh,
+      reference_step=config.warm_start.steps,
     )
     self.state = train_step_lib.init_state(
       params, optimizer, config.learner, self.mesh

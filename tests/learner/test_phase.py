@@ -35,8 +35,9 @@ def _window(trees, max_reuse=3, seed=0):
 
 
 def _config(config, **learner):
-  """A config whose learner takes every line."""
+  """A config whose learner takes every line and reads every field."""
   learner["light_lines"] = 1.0
+  learner["losses"] = {"policy": 1.0, "token_q": 1.0, "prm_ranking": 1.0}
   return dataclasses.replace(
     config, learner=dataclasses.replace(config.learner, **learner)
   )
@@ -51,10 +52,7 @@ def _lines(trees, config):
 def _rows(batches):
   """The rows in use, as a sorted list of bytes."""
   return sorted(
-    b"".join(
-      getattr(batch, field.name)[row].tobytes()
-      for field in dataclasses.fields(TrainBatch)
-    )
+    b"".join(field[row].tobytes() for field in jax.tree.leaves(batch))
     for batch in batches
     for row in np.flatnonzero(batch.length)
   )
@@ -89,8 +87,8 @@ def test_a_window_with_less_gives_fewer(trees, micro_config):
   last = batches[-1]
   padding = last.length == 0
   assert padding.sum() == -num_rows % 16
-  for field in dataclasses.fields(TrainBatch):
-    assert not getattr(last, field.name)[padding].any()
+  for field in jax.tree.leaves(last):
+    assert not field[padding].any()
   assert list(phase.sample_batches(window, rng, config)) == []
 
 

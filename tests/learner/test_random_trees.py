@@ -1,11 +1,14 @@
 """Targets of random trees against a slow, plain reading of the rules."""
 
+import functools
+
+import jax
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from qstar_jax.config import LearnerConfig, SearchConfig
-from qstar_jax.learner import targets
+from qstar_jax.learner import policy_targets
 from qstar_jax.learner.targets import trees_to_lines
 from qstar_jax.records import NOT_JUDGED, Outcome, TreeRecord
 
@@ -291,6 +294,9 @@ def test_more_nodes_than_one_call_takes(monkeypatch):
   trees = [random_tree(np.random.default_rng(i), i) for i in range(5)]
   arguments = trees, LearnerConfig(), SearchConfig(), MAX_LINE_TOKENS
   expected = trees_to_lines(*arguments)
-  monkeypatch.setattr(targets, "_NODES_PER_CALL", 4)
-  for name, values in vars(trees_to_lines(*arguments)).items():
-    np.testing.assert_allclose(values, getattr(expected, name), rtol=1e-5)
+  monkeypatch.setattr(policy_targets, "_NODES_PER_CALL", 4)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-5),
+    trees_to_lines(*arguments),
+    expected,
+  )

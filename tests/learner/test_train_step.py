@@ -20,7 +20,10 @@ _VOCABULARY_SIZE = 24
 _TOKENS = 12
 _LINES = 16
 _CONFIG = LearnerConfig(
-  learning_rate=1e-2, warmup_steps=0, weight_decay=0.0, value_weight=0.7
+  learning_rate=1e-2,
+  warmup_steps=0,
+  weight_decay=0.0,
+  losses={"prm": 1.0, "value": 0.7, "policy": 1.0},
 )
 
 

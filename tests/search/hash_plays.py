@@ -88,7 +88,7 @@ def all_numbers():
     levels.append(level)
   return {
     stream: [np.asarray(testing.unit(level, stream)) for level in levels]
-    for stream in range(4)
+    for stream in range(5)
   }
 
 
@@ -113,6 +113,9 @@ class PlainWorld:
 
   def prm(self, path_):
     return self.number(path_, 2)
+
+  def token_q(self, path_):
+    return self.number(path_, 4)
 
   def is_finished(self, path_):
     return self.number(path_, 3) < 0.3

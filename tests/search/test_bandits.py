@@ -399,6 +399,7 @@ def test_utility(utility, expected):
     proposal_log_prob=np.zeros(shape, np.float32),
     value=np.full(shape, 0.5, np.float32),
     prm=np.full(shape, 0.4, np.float32),
+    token_q=np.full(shape, 0.3, np.float32),
     ended=at(1, 4),
     truncated=at(2),
     count=np.ones(shape, np.int32),

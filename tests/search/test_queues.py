@@ -77,9 +77,15 @@ def test_astar_by_depth_alone_is_uniform_cost():
     )
 
 
+@pytest.mark.parametrize("heuristic", ["value", "token_q"])
 @pytest.mark.parametrize("aggregate", AGGREGATES)
-def test_best_first_by_value_is_a_queue(aggregate):
-  config = setting("best_first", aggregate=aggregate, num_simulations=40)
+def test_best_first_by_estimates_is_a_queue(aggregate, heuristic):
+  config = setting(
+    "best_first",
+    aggregate=aggregate,
+    heuristic=heuristic,
+    num_simulations=40,
+  )
   tree = play(config)
   combine = AGGREGATES[aggregate]
   for b in range(NUM_TREES):
@@ -87,7 +93,7 @@ def test_best_first_by_value_is_a_queue(aggregate):
 
     def priority(line, world=world):
       scores = [world.prm(line[: i + 1]) for i in range(len(line))]
-      return combine(scores) + world.value(line)
+      return combine(scores) + getattr(world, heuristic)(line)
 
     limit = MAX_STEPS * (1 + config.num_simulations)
     expanded, _ = in_queue_order(world, priority, limit)

@@ -20,18 +20,25 @@ from tests.search.test_queues import in_queue_order
 
 
 def line_score(world, config):
-  """log pi of a line + lambda log V at its end, as a function."""
+  """log pi of a line + lambda log V at its end, or log Q, as a function."""
+  estimate = world.token_q if config.heuristic == "token_q" else world.value
 
   def score(line):
     log_prob = sum(world.log_prob(line[: i + 1]) for i in range(len(line)))
-    return log_prob + config.heuristic_weight * np.log(world.value(line))
+    return log_prob + config.heuristic_weight * np.log(estimate(line))
 
   return score
 
 
+@pytest.mark.parametrize("heuristic", ["value", "token_q"])
 @pytest.mark.parametrize("weight", [0.0, 1.0, 3.0])
-def test_token_astar_is_a_queue(weight):
-  config = setting("token_astar", num_simulations=60, heuristic_weight=weight)
+def test_token_astar_is_a_queue(weight, heuristic):
+  config = setting(
+    "token_astar",
+    num_simulations=60,
+    heuristic_weight=weight,
+    heuristic=heuristic,
+  )
   tree = play(config)
   num_found = 0
   for b in range(NUM_TREES):
@@ -64,9 +71,10 @@ def test_token_astar_takes_a_verdict_for_the_value():
   np.testing.assert_array_equal(after[node, 2:], before[node, 2:])
 
 
+@pytest.mark.parametrize("heuristic", ["value", "token_q"])
 @pytest.mark.parametrize("weight", [0.0, 1.0])
-def test_token_beam_is_level_by_level(weight):
-  config = setting("token_beam", heuristic_weight=weight)
+def test_token_beam_is_level_by_level(weight, heuristic):
+  config = setting("token_beam", heuristic_weight=weight, heuristic=heuristic)
   tree = play(config)
   for b in range(NUM_TREES):
     world = PlainWorld(b)
@@ -94,6 +102,8 @@ def test_value_guided_takes_the_best_of_each_state(guidance):
     while not line or not world.is_terminal(line):
       line = max(
         world.children(line),
-        key=lambda child: world.log_prob(child) + guidance * world.value(child),
+        key=lambda child: (
+          world.log_prob(child) + guidance * world.token_q(child)
+        ),
       )
     assert path(tree, b, committed(tree, b)[-1]) == line

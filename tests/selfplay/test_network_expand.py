@@ -1,5 +1,6 @@
 """Candidates without replacement, from a real network."""
 
+import dataclasses
 import functools
 import types
 
@@ -34,9 +35,10 @@ def make(
   temperature=1.0,
   num_values=11,
   proposal="stochastic_beam",
+  config=MODEL,
 ):
   """A network's `expand(prompts, seeds, widths)`, and its log-probabilities."""
-  graphdef, params = init_model(MODEL, num_values, seed=0)
+  graphdef, params = init_model(config, num_values, seed=0)
   rng = np.random.default_rng(0)
   params = jax.tree.map(
     lambda x: x + 0.3 * rng.standard_normal(x.shape, np.float32), params
@@ -53,7 +55,7 @@ def make(
   def expand(prompt_BP, seed_B, width_BW):
     b, w = width_BW.shape
     store = step_cache.empty_store(
-      MODEL,
+      config,
       num_trees=b,
       num_blocks=w,
       num_candidates=num_candidates,
@@ -83,7 +85,9 @@ def make(
     expansion = expand(prompt, np.array(seeds, np.uint32), width)
     return jax.tree.map(np.asarray, expansion)
 
-  return types.SimpleNamespace(expand=run, log_probs=log_probs)
+  return types.SimpleNamespace(
+    expand=run, log_probs=log_probs, model=nnx.merge(graphdef, params)
+  )
 
 
 PROMPTS = np.random.default_rng(0).integers(3, 11, (NUM_TREES, PROMPT_TOKENS))
@@ -224,3 +228,31 @@ def test_an_only_candidate_is_drawn_from_the_policy():
     found = np.bincount(first, minlength=11) / num_trees
     error = np.sqrt(expected * (1 - expected) / num_trees)
     assert (np.abs(found - expected) <= 4 * error).all()
+
+
+@pytest.mark.parametrize("proposal", ["sample", "stochastic_beam"])
+@pytest.mark.parametrize("max_tokens", [1, 4])
+def test_token_q_is_that_of_the_last_token(proposal, max_tokens):
+  """Against a pass without a cache, up to the token before it."""
+  config = dataclasses.replace(MODEL, token_q=True)
+  net = make(5, max_tokens, proposal=proposal, config=config)
+  expansion = net.expand()
+  lines, found = [], []
+  for b, w in np.ndindex(NUM_TREES, NUM_LEAVES):
+    for a, step in enumerate(steps_of(expansion, b, w)):
+      if step:
+        lines.append([*PROMPTS[b], *step])
+        found.append(expansion.token_q[b, w, a])
+  padded = np.zeros((len(lines), PROMPT_TOKENS + max_tokens), np.int32)
+  for row, line in zip(padded, lines, strict=True):
+    row[: len(line)] = line
+  hidden = net.model.forward(padded)
+  for i, line in enumerate(lines):
+    q = net.model.token_q(hidden[i, len(line) - 2], np.array(line[-1:]))
+    assert found[i] == pytest.approx(float(q.min()), abs=1e-4)
+  assert len(lines) > 20
+
+
+def test_without_token_q_heads_it_is_the_value():
+  expansion = make(8, 4).expand()
+  np.testing.assert_array_equal(expansion.token_q, expansion.value)

@@ -1,5 +1,6 @@
 """Checkpoints: round trips, other devices, and what is wrong with a file."""
 
+import dataclasses
 import gc
 import json
 import pathlib
@@ -17,7 +18,7 @@ from jax.sharding import PartitionSpec as P
 
 from qstar_jax import checkpoint as checkpoint_lib
 from qstar_jax.checkpoint import Checkpointer
-from qstar_jax.config import CheckpointConfig
+from qstar_jax.config import CheckpointConfig, LearnerConfig, MeshConfig
 from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.errors import UserError
 from qstar_jax.learner.train_step import (
@@ -25,6 +26,7 @@ from qstar_jax.learner.train_step import (
   init_state,
   make_optimizer,
 )
+from qstar_jax.model.transformer import init_model
 
 pytest_plugins = ["tests.training.micro_run"]
 
@@ -92,6 +94,32 @@ def test_an_earlier_player_is_kept_beside_the_state(tmp_path):
     restored, _ = checkpointer.restore(fresh, other)
   assert _bytes(restored) == _bytes(saved)
   assert _bytes(other) == _bytes(earlier)
+
+
+def _every_part(model, seed):
+  """A state as the learner makes it that has all of its optional parts."""
+  learner = LearnerConfig(
+    losses={"token_q": 1.0, "token_value": 1.0, "kl": float(seed)},
+    kl_target=0.1,
+    ema_decay=0.9,
+  )
+  _, params = init_model(dataclasses.replace(model, token_q=True), 9, seed)
+  optimizer = make_optimizer(learner, total_steps=1)
+  mesh = make_mesh(MeshConfig())
+  state = init_state(params, optimizer, learner, mesh)
+  assert None not in state
+  return state
+
+
+def test_round_trip_of_every_part(tmp_path, micro_config):
+  saved = _every_part(micro_config.model, 1)
+  with Checkpointer(tmp_path, CheckpointConfig()) as checkpointer:
+    checkpointer.save(saved, {})
+    fresh = _every_part(micro_config.model, 2)
+    assert _bytes(fresh) != _bytes(saved)
+    restored, _ = checkpointer.restore(fresh)
+  assert _bytes(restored) == _bytes(saved)
+  assert jax.tree.structure(restored) == jax.tree.structure(saved)
 
 
 def test_a_state_may_be_consumed_while_it_is_saved(tmp_path):

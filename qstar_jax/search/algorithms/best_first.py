@@ -4,12 +4,13 @@ g is any aggregate of the PRM scores along the line (`aggregate`), h a value to
 go. With `heuristic: value` it is V of the line. With `max_q` it is the best V
 among the line's own candidates, which have to be sampled to know it: a line
 stands in the queue under V until it is expanded, then under its best candidate,
-and its candidates join the queue when it comes first again. The search stops
-when a finished line comes first. No optimality is claimed.
+and its candidates join the queue when it comes first again. With `token_q` it
+is Q of the line's last token. The search stops when a finished line comes
+first. No optimality is claimed.
 
 Deviations: the paper trains a Q network of its own; here Q of a candidate is V
-after it, transitions being deterministic. Scores are probabilities in [0, 1],
-not sums of rewards.
+after it, transitions being deterministic, or that of the token-Q heads. Scores
+are probabilities in [0, 1], not sums of rewards.
 """
 
 import dataclasses
@@ -18,16 +19,17 @@ import chex
 import jax.numpy as jnp
 
 from qstar_jax.config import SearchConfig
-from qstar_jax.search import frontier
+from qstar_jax.search import frontier, lines
 from qstar_jax.search.algorithms import astar
 from qstar_jax.search.tree import NONE, SearchTree
 
 
 def priority(tree: SearchTree, config: SearchConfig) -> chex.Array:
   """f, float32 [N, A]; of a candidate, no more than that of its node."""
-  worth = jnp.where(tree.outcome >= 0, tree.score, tree.value)
+  estimate = lines.estimate(tree, config)
+  worth = jnp.where(tree.outcome >= 0, tree.score, estimate)
   f_NA = tree.line_score + config.heuristic_weight * worth
-  if config.heuristic == "value":
+  if config.heuristic != "max_q":
     return f_NA
   # In the queue before its candidates: they come no earlier than it does.
   best_N = jnp.max(jnp.where(tree.count > 0, worth, 0.0), axis=-1)

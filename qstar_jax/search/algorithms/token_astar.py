@@ -1,10 +1,11 @@
 """A* over tokens: largest f = log pi of the line + lambda log V.
 
-g is the log-probability of the tokens so far, h the log of the value there,
-lambda is `heuristic_weight`: best-first decoding (Meister et al. 2020, "Best-
-first beam search", arXiv:2007.03909) with a look-ahead heuristic as in "A*esque
-decoding" (Lu et al. 2022, arXiv:2112.08726). At the end of a finished line h is
-log V too, or the log of the verdict's score where the search asks the verifier.
+g is the log-probability of the tokens so far, h the log of V there, or of Q of
+the last token (`heuristic: token_q`), lambda is `heuristic_weight`: best-first
+decoding (Meister et al. 2020, "Best-first beam search", arXiv:2007.03909) with
+a look-ahead heuristic as in "A*esque decoding" (Lu et al. 2022,
+arXiv:2112.08726). At the end of a finished line h is the same, or the log of
+the verdict's score where the search asks the verifier.
 It stops when a finished line has the largest f. A step of the tree is a token.
 
 Deviations: those of `astar`; the num_candidates most likely tokens of a line

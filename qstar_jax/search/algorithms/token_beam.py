@@ -1,7 +1,8 @@
-"""Beam search over tokens, with the value as heuristic.
+"""Beam search over tokens, with V or token-Q as heuristic.
 
 Of all lines one token longer the W best go on, by the log-probability of the
-line plus `heuristic_weight` times log V: beam search (Lowerre 1976) with the
+line plus `heuristic_weight` times log V, or log Q of its last token
+(`heuristic: token_q`): beam search (Lowerre 1976) with the
 future estimated by a value network (He et al. 2017, "Decoding with value
 networks for neural machine translation", NeurIPS 30). With weight 0 it is plain
 beam search. A step of the tree is a token.
@@ -21,8 +22,8 @@ from qstar_jax.search.tree import SearchTree
 
 
 def score(tree: SearchTree, config: SearchConfig) -> chex.Array:
-  """log pi of the line + lambda log V, float32 [N, A]."""
-  heuristic_NA = astar.log_score(tree.value)
+  """log pi of the line + lambda log V or Q, float32 [N, A]."""
+  heuristic_NA = astar.log_score(lines.estimate(tree, config))
   return tree.line_log_prob + config.heuristic_weight * heuristic_NA
 
 

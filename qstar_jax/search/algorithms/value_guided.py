@@ -1,14 +1,15 @@
 """Value-guided decoding: each token by log pi + beta (Q - V).
 
 The most likely tokens after a state are tried, and the one of largest
-log pi(t) + beta (Q(t) - V) goes on, beta being `guidance` and Q(t) the value
-after t: the decoding of ILQL (Snell et al. 2022, arXiv:2206.11871, section 4)
-and, up to the constant V, token-wise controlled decoding (Mudgal et al. 2023,
-arXiv:2310.17022). A step of the tree is a token.
+log pi(t) + beta (Q(t) - V) goes on, beta being `guidance` and Q(t) that of the
+network's token-Q heads, or V after t if it has none: the decoding of ILQL
+(Snell et al. 2022, arXiv:2206.11871, section 4) and, up to the constant V,
+token-wise controlled decoding (Mudgal et al. 2023, arXiv:2310.17022). A step of
+the tree is a token.
 
 Deviations: the argmax is taken and not sampled; the num_candidates most likely
-tokens stand for the vocabulary; Q(t) is V after t, where transitions are
-deterministic the same thing.
+tokens stand for the vocabulary; V is that of the value head, whatever Q is: a
+constant changes no argmax. V after t is Q where transitions are deterministic.
 """
 
 import dataclasses
@@ -24,7 +25,7 @@ from qstar_jax.search.tree import NONE, SearchTree
 
 def score(tree: SearchTree, config: SearchConfig) -> chex.Array:
   """log pi + beta (Q - V), float32 [N, A]."""
-  advantage_NA = tree.value - tree.raw_value[:, None]
+  advantage_NA = tree.token_q - tree.raw_value[:, None]
   return tree.log_prob + config.guidance * advantage_NA
 
 
