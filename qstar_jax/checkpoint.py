@@ -1,11 +1,11 @@
 """Checkpoints: what a run needs to go on, saved atomically with Orbax.
 
-A checkpoint has the items `params`, `opt_state` and `meta`; and where they are
-kept `average`, `reference`, `target_heads`, and `earlier`, the earlier player of
-the proposer. `meta` is a JSON object with the resolved config, the vocabulary,
-counters and the states of replay and curriculum. The checkpoint's number is the
-learner's gradient step. Random numbers are functions of the seed and the
-counters and need no state.
+A checkpoint has the items `params`, `opt_state` and `meta`; and, where they are
+kept, `average`, `reference`, `target_heads` and `earlier`, which is the earlier
+player of the proposer. `meta` is a JSON object with the resolved config, the
+vocabulary, counters and the states of replay and curriculum. The checkpoint's
+number is the learner's gradient step. Random numbers are functions of the seed
+and the counters and need no state.
 """
 
 import base64
