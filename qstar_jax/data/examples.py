@@ -21,10 +21,11 @@ from qstar_jax.text.steps import encode_line
 from qstar_jax.text.vocabulary import Vocabulary
 
 PROMPT = "inputs_pretokenized"
+# Those that every batch has.
 WEIGHTS = tuple(
   field.name
   for field in dataclasses.fields(TrainBatch)
-  if field.name not in ("tokens", "length")
+  if field.name not in ("tokens", "length") and field.default is not None
 )
 
 Example = dict[str, Any]

@@ -130,7 +130,7 @@ def _lines_to(
   row = np.broadcast_to(row_K, edge_DK.shape)[is_edge_DK]
   edge = edge_DK[is_edge_DK]
   none = np.zeros(len(row_K) + len(row))
-  segments = lines.Segments(
+  lesson = lines.Lesson(
     row=np.concatenate([row_K, row]),
     start=np.concatenate([0 * row_K, (end_DK - length_DK)[is_edge_DK]]),
     offset=np.concatenate([prompt_offset[tree_K], edge_offset[edge]]),
@@ -141,7 +141,7 @@ def _lines_to(
     prm_target=none,
     prm_weight=none,
   )
-  return lines.assemble(forest.tokens, segments, len(edge_K), max_line_tokens)
+  return lines.assemble(forest.tokens, lesson, len(edge_K), max_line_tokens)
 
 
 def statistics(log_ratio: np.ndarray) -> dict[str, float]:
