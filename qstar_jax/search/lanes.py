@@ -74,6 +74,9 @@ def _lanes(
   if config.num_candidates > 1:
     # Lines with a choice are a beam; others are as many as can be sampled.
     most = jnp.minimum(most, budget.lines_at_once(tree, max_steps))
+  # As tokens come free, one line after another may begin late, until there are
+  # no rounds left to end one in.
+  has_room &= tree.num_nodes + num_lanes * max_steps <= tree.depth.size
   # With less room there is a single line, of fewer candidates.
   can_start = (num_started == 0) | (has_room & (num_started < most))
   return _Lanes(node_W, candidate_W, goes_on_W, needed_W, can_start)

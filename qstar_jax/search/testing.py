@@ -128,6 +128,7 @@ def new_state(
   config: SearchConfig,
   max_steps: int,
   token_budget: chex.Array | int = tree_lib.UNLIMITED,
+  max_step_tokens: int = 2,
 ) -> SearchState:
   """Searches from roots in a hash store, at the start of their first move.
 
@@ -137,15 +138,16 @@ def new_state(
     config: of the search.
     max_steps: D.
     token_budget: of each tree.
+    max_step_tokens: T >= 2; the world's own steps have two tokens.
 
   Returns:
-    The state, with room for a whole play and steps of two tokens.
+    The state, with room for a whole play.
   """
   num_nodes = driver.num_nodes_needed(config, max_steps)
   tree = tree_lib.new_tree(
     num_nodes=num_nodes,
     num_candidates=config.num_candidates,
-    max_step_tokens=2,
+    max_step_tokens=max_step_tokens,
     problem_value_B=unit(root_state_B, 1),
     prompt_length_B=jnp.ones(root_state_B.shape, jnp.int32),
     token_budget=token_budget,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from qstar_jax.config import TextConfig
+from qstar_jax.search import driver, testing
 from qstar_jax.search.searchers import SEARCHERS, sized_for_budget
 from qstar_jax.search.tree import NONE, UNLIMITED
 from tests.search.hash_plays import (
@@ -61,6 +62,35 @@ def test_no_budget_is_exceeded_and_every_line_ends(
   for b in range(NUM_TREES):
     line = committed(tree, b)
     assert tree.is_terminal[b][line[-1]], (name, budgets[b])
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_a_play_ends_within_its_room(name):
+  """Short steps leave tokens over, for lines that begin late."""
+  text = TextConfig(max_prompt_tokens=1, max_step_tokens=8, max_steps=MAX_STEPS)
+  config = sized_for_budget(setting(name), 512, text)
+  expand_fn = testing.make_hash_expand_fn(
+    config.num_candidates, max_step_tokens=8, end_probability=0.3
+  )
+
+  @jax.jit
+  def play_on(state):
+    num_rounds = state.num_nodes // config.leaves_per_round
+    return jax.lax.while_loop(
+      lambda s: ~s.tree.is_done.all() & (s.round[0] <= num_rounds),
+      lambda s: driver.advance(
+        driver.search_round(None, s, expand_fn, config, MAX_STEPS),
+        config,
+        MAX_STEPS,
+      ),
+      state,
+    )
+
+  budgets = jnp.linspace(100, 512, NUM_TREES).astype(jnp.int32)
+  state = testing.new_state(ROOTS, config, MAX_STEPS, budgets, 8)
+  tree = jax.device_get(play_on(state).tree)
+  assert tree.is_done.all()
+  assert (tree.tokens_used <= budgets).all()
 
 
 @pytest.mark.parametrize("name", SEARCHERS)
