@@ -146,6 +146,7 @@ def against_labels(
     lines,
     max_line_tokens=config.text.max_line_tokens,
     batch_size=config.evaluation.batch_size,
+    labelled_only=True,
   ):
     is_labelled = line.label >= 0
     if scores is None:

@@ -46,6 +46,7 @@ def prm_figures(
       lines,
       max_line_tokens=max_line_tokens,
       batch_size=batch_size,
+      labelled_only=True,
     )
     if scores is not None
   )

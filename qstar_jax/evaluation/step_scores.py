@@ -9,6 +9,8 @@ import chex
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding, Sharding
+from jax.sharding import PartitionSpec as P
 
 from qstar_jax.records import LabelledLine
 from qstar_jax.text.steps import encode_line
@@ -39,6 +41,19 @@ def _heads(
   return jax.nn.sigmoid(found.value_logit), jax.nn.sigmoid(found.prm_logit)
 
 
+def _split_rows(params: Any, batch_size: int) -> tuple[Sharding, int]:
+  """How rows lie on the devices of the params, and how many fill them evenly.
+
+  Without it each device would read them all.
+  """
+  sharding = jax.tree.leaves(params)[0].sharding
+  if not isinstance(sharding, NamedSharding):
+    return sharding, batch_size
+  num_shards = sharding.mesh.shape["data"]
+  num_rows = -(-batch_size // num_shards) * num_shards
+  return NamedSharding(sharding.mesh, P("data")), num_rows
+
+
 def score_lines(
   graphdef: nnx.GraphDef,
   params: Any,
@@ -47,6 +62,7 @@ def score_lines(
   *,
   max_line_tokens: int,
   batch_size: int,
+  labelled_only: bool = False,
 ) -> Iterator[tuple[LabelledLine, LineScores | None]]:
   """Reads V and the PRM at the last token of every step.
 
@@ -61,13 +77,15 @@ def score_lines(
     lines: drawn as they are needed.
     max_line_tokens: T; the rows of a batch have this length.
     batch_size: B.
+    labelled_only: read no window without a label; NaN stands for its steps.
 
   Yields:
-    Every line in order, with its scores; None if not a step of it fits.
+    Every line in order, with its scores; None if no window of it was read.
 
   Raises:
     UserError: a prompt or step has a newline where it must not.
   """
+  by_row, num_rows = _split_rows(params, batch_size)
   while group := list(itertools.islice(lines := iter(lines), batch_size)):
     # Of every row its line, window, prompt and steps.
     rows, scores = [], []
@@ -77,14 +95,17 @@ def score_lines(
       )
       scores.append(np.full((2, 1 + len(steps)), np.nan, np.float32))
       for window in windows(len(prompt), [*map(len, steps)], max_line_tokens):
+        if labelled_only and (line.label[window.begin : window.end] < 0).all():
+          continue
         shown = steps[window.first : window.end]
         rows.append((number, window, [prompt, *shown]))
     for start in range(0, len(rows), batch_size):
       batch = rows[start : start + batch_size]
-      tokens_BT = np.zeros((batch_size, max_line_tokens), np.int32)
+      tokens_BT = np.zeros((num_rows, max_line_tokens), np.int32)
       for tokens_T, (_, _, parts) in zip(tokens_BT, batch, strict=False):
         flat = list(itertools.chain.from_iterable(parts))
         tokens_T[: len(flat)] = flat
+      tokens_BT = jax.device_put(tokens_BT, by_row)
       heads_BT = np.array(jax.device_get(_heads(graphdef, params, tokens_BT)))
       for row, (number, window, parts) in enumerate(batch):
         last = np.cumsum([*map(len, parts)]) - 1
