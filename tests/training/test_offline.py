@@ -175,7 +175,8 @@ def test_trees_and_a_labelled_dataset(
   iterations = [r for r in _metrics(run_dir) if r["kind"] == "iteration"]
   # 3 of 8 rows, in 6 steps.
   assert [r["labelled_rows"] for r in iterations] == [18, 18, 18]
-  assert [(r["value"], r["policy"]) for r in iterations] == 0
+  # Labelled lines have no value targets: these are the trees'.
+  assert all(r["value"] > 0 for r in iterations)
 
 
 @pytest.mark.parametrize(
