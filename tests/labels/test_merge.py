@@ -53,6 +53,9 @@ def test_what_does_not_fit_stays_apart():
   other_end = [_line("a", [1], is_finished=True), _line("ab", [-1, 1])]
   for lines in (rated_twice, agreed, other_end):
     assert _texts(merge(lines)) == _texts(lines)
+  # One of three ratings of a step goes into the line that goes on.
+  thrice = [*(_line("a", [x]) for x in (1, 1, 0)), _line("ab", [-1, 1])]
+  assert _texts(merge(thrice)) == [("a", [1]), ("a", [0]), ("ab", [1, 1])]
   same_end = [_line("ab", [1, -1], is_finished=True)]
   same_end.append(_line("ab", [-1, 0], is_finished=True))
   assert _texts(merge(same_end)) == [("ab", [1, 0])]
