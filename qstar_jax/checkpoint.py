@@ -21,7 +21,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 from flax import nnx
-from jax.sharding import NamedSharding
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 from orbax.checkpoint import checkpoint_managers
 
@@ -360,7 +360,9 @@ def load(path: epath.PathLike) -> Loaded:
     config = configuration.from_json(meta["config"])
     vocabulary = vocabulary_from_json(meta["vocabulary"])
     graphdef, params = init_model(config.model, vocabulary.size, config.seed)
-    mesh = jax.make_mesh((jax.device_count(),), ("data",))
+    mesh = jax.make_mesh(
+      (jax.device_count(),), ("data",), axis_types=(AxisType.Auto,)
+    )
     params = jax.device_put(params, NamedSharding(mesh, P()))
     played = "average" if config.learner.ema_decay > 0 else "params"
     items = _restore(

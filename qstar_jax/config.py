@@ -16,7 +16,8 @@ class DomainConfig:
     options: fields of the domain's class, e.g. `{num_numbers: 3}`.
     min_difficulty: easiest problems of the curriculum, >= 1.
     max_difficulty: hardest, >= min_difficulty.
-    held_out_problems: canonical problems kept out of training for evaluation.
+    held_out_problems: canonical problems kept out of training for evaluation;
+      0 keeps none.
   """
 
   name: str = "countdown"
@@ -33,7 +34,9 @@ class TextConfig:
   """Which tokens, and how many of them.
 
   Attributes:
-    vocabulary: `bytes`, or `sentencepiece` trained on the domain's own play.
+    vocabulary: `bytes`, or `sentencepiece` trained on the domain's own play, or
+      on `data.labels` where the domain cannot play; that of the run that made
+      `data.trees` where there are some.
     vocabulary_size: pieces to train (sentencepiece only).
     max_prompt_tokens: P; a longer prompt is an error.
     max_step_tokens: T, delimiter included; a longer step is cut and wrong.
@@ -185,7 +188,8 @@ class SelfPlayConfig:
   """How much play an iteration makes. The search is `ExperimentConfig.search`.
 
   Attributes:
-    problems_per_iteration: trees made between two learner phases.
+    problems_per_iteration: trees made between two learner phases; 0 plays
+      nothing, and learns from `data` alone.
     batch_size: trees of a table; where the search asks the judge there are two
       tables.
   """
@@ -256,17 +260,36 @@ class ReplayConfig:
 
 # Of `learner.objective.LOSSES`.
 LossName = Literal[
-  "policy",
-  "value",
-  "prm",
-  "prm_ranking",
-  "token_q",
-  "token_value",
-  "cql",
-  "awac",
-  "kl",
-  "entropy",
+  Literal["policy", "value", "prm", "prm_ranking", "kl", "entropy"],
+  Literal["token_q", "token_value", "cql", "awac"],
 ]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+  """What there is to learn from besides self-play.
+
+  Attributes:
+    trees: a run directory, or its RUN/replay, whose trees fill the window of a
+      run that plays nothing; empty for none.
+    labels: lines with labelled steps: a directory that `qstar label` made, or
+      `FORMAT:FILE` of others, e.g. `prm800k:phase1_train.jsonl.gz`; a file that
+      is not here is looked for in QSTAR_DATA_DIR. Empty for none.
+    label_share: of a batch's rows that are labelled lines, where there are
+      trees too.
+    held_out_share: of the problems of `labels`, kept out of training to judge
+      the PRM.
+    held_out_lines: of those problems that it is judged by, at most.
+    on_error: a record of an outside file that cannot be used ends the run, or
+      is counted and skipped.
+  """
+
+  trees: str = ""
+  labels: str = ""
+  label_share: float = 0.5
+  held_out_share: float = 0.05
+  held_out_lines: int = 1000
+  on_error: Literal["refuse", "skip"] = "refuse"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -362,7 +385,7 @@ class EvaluationConfig:
 
   Attributes:
     every_iterations: period; the last iteration is always evaluated.
-    num_problems: held-out problems used.
+    num_problems: held-out problems played; 0 plays none.
     batch_size: trees searched at once.
   """
 
@@ -457,6 +480,7 @@ class ExperimentConfig:
     default_factory=CurriculumConfig
   )
   replay: ReplayConfig = dataclasses.field(default_factory=ReplayConfig)
+  data: DataConfig = dataclasses.field(default_factory=DataConfig)
   learner: LearnerConfig = dataclasses.field(default_factory=LearnerConfig)
   warm_start: WarmStartConfig = dataclasses.field(
     default_factory=WarmStartConfig

@@ -39,7 +39,8 @@ _UNIT = Bound("in (0, 1]", lambda value: 0 < value <= 1)
 _LINE = Bound(
   "a text without a newline", lambda value: value and "\n" not in value
 )
-_AVERAGE = Bound("in [0, 1)", lambda value: 0 <= value < 1)
+_BELOW_1 = Bound("in [0, 1)", lambda value: 0 <= value < 1)
+_INSIDE = Bound("in (0, 1)", lambda value: 0 < value < 1)
 _AXIS = Bound("1 or more, or -1", lambda value: value >= 1 or value == -1)
 
 # Every number of the config, and every free text that has a form.
@@ -52,7 +53,7 @@ BOUNDS: Mapping[str, Bound] = {
   "num_iterations": _COUNT_OR_NONE,
   "domain.min_difficulty": _COUNT,
   "domain.max_difficulty": _COUNT,
-  "domain.held_out_problems": _COUNT,
+  "domain.held_out_problems": _COUNT_OR_NONE,
   "text.vocabulary_size": _COUNT,
   "text.max_prompt_tokens": _COUNT,
   "text.max_step_tokens": Bound(
@@ -97,7 +98,7 @@ BOUNDS: Mapping[str, Bound] = {
   "search.forced_playouts": _COUNT_OR_NONE,
   "search.value_scale": _COUNT_OR_NONE,
   "search.maxvisit_init": _COUNT_OR_NONE,
-  "self_play.problems_per_iteration": _COUNT,
+  "self_play.problems_per_iteration": _COUNT_OR_NONE,
   "self_play.batch_size": _COUNT,
   "curriculum.uniform_share": _SHARE,
   "curriculum.decay": _SHARE,
@@ -117,13 +118,16 @@ BOUNDS: Mapping[str, Bound] = {
   "replay.uniform_share": _UNIT,
   "replay.reanalyse_share": _SHARE,
   "replay.shard_trees": _COUNT,
+  "data.label_share": _INSIDE,
+  "data.held_out_share": _BELOW_1,
+  "data.held_out_lines": _COUNT,
   "learner.steps_per_iteration": _COUNT_OR_NONE,
   "learner.steps_per_call": _COUNT,
   "learner.batch_size": _COUNT,
   "learner.learning_rate": _POSITIVE,
   "learner.warmup_steps": _COUNT_OR_NONE,
   "learner.weight_decay": _COUNT_OR_NONE,
-  "learner.ema_decay": _AVERAGE,
+  "learner.ema_decay": _BELOW_1,
   "learner.max_grad_norm": _POSITIVE,
   "learner.losses": Bound(
     "one or more, with weights of 0 or more",
@@ -133,8 +137,8 @@ BOUNDS: Mapping[str, Bound] = {
   "learner.discount": _SHARE,
   "learner.advantage_temperature": _POSITIVE,
   "learner.max_advantage_weight": _POSITIVE,
-  "learner.expectile": Bound("in (0, 1)", lambda value: 0 < value < 1),
-  "learner.target_decay": _AVERAGE,
+  "learner.expectile": _INSIDE,
+  "learner.target_decay": _BELOW_1,
   "learner.kl_target": _COUNT_OR_NONE,
   "learner.min_visits": _COUNT_OR_NONE,
   "learner.light_lines": _UNIT,
@@ -142,7 +146,7 @@ BOUNDS: Mapping[str, Bound] = {
   "warm_start.steps": _COUNT_OR_NONE,
   "warm_start.corrupt_share": _SHARE,
   "evaluation.every_iterations": _COUNT,
-  "evaluation.num_problems": _COUNT,
+  "evaluation.num_problems": _COUNT_OR_NONE,
   "evaluation.batch_size": _COUNT,
   "labels.num_rollouts": _COUNT,
   "labels.budget": _COUNT,
@@ -303,6 +307,29 @@ RELATIONS = (
     lambda c: "set one or the other",
   ),
   Relation(
+    ("self_play.problems_per_iteration", "data.trees", "data.labels"),
+    lambda c: (
+      c.self_play.problems_per_iteration > 0
+      or bool(c.data.trees or c.data.labels)
+    ),
+    "1 or more, or there is nothing to learn from",
+    lambda c: "play, or name stored data with data.trees or data.labels",
+  ),
+  Relation(
+    ("data.trees", "self_play.problems_per_iteration"),
+    lambda c: not c.data.trees or c.self_play.problems_per_iteration == 0,
+    "empty where self_play.problems_per_iteration = "
+    "{c.self_play.problems_per_iteration} is not 0: the numbers of stored "
+    "trees and of new ones would clash",
+    lambda c: "set one or the other",
+  ),
+  Relation(
+    ("replay.max_staleness", "data.trees"),
+    lambda c: c.replay.max_staleness == 0 or not c.data.trees,
+    "0 where data.trees is set: stored trees were made by another run's params",
+    lambda c: "leave it out",
+  ),
+  Relation(
     ("replay.window_trees", "self_play.problems_per_iteration"),
     lambda c: c.replay.window_trees >= c.self_play.problems_per_iteration,
     "at least self_play.problems_per_iteration = "
@@ -389,12 +416,27 @@ def _domain_errors(config: ExperimentConfig) -> list[str]:
   known = getattr(domain, "difficulties", None)
   if known is None:
     return []
+  if not known:
+    return [
+      f"{path} is {value}: must be 0, since {domain.name} has no problems of "
+      "its own to sample"
+      for path in _NEED_PROBLEMS
+      if (value := operator.attrgetter(path)(config)) != 0
+    ]
   return [
     f"domain.{field} is {value}: {domain.name} has difficulties {known.start} "
     f"to {known.stop - 1}; use one of those"
     for field in ("min_difficulty", "max_difficulty")
     if (value := getattr(config.domain, field)) not in known
   ]
+
+
+# What asks the domain for problems.
+_NEED_PROBLEMS = (
+  "self_play.problems_per_iteration",
+  "warm_start.steps",
+  "domain.held_out_problems",
+)
 
 
 def validate_for_devices(config: ExperimentConfig, num_devices: int) -> None:

@@ -206,6 +206,25 @@ def test_a_field_of_the_wrong_type_is_not_judged_by_other_rules(tmp_path):
     ("labels: {judge: {wrong: ''}}", "judge.wrong is '': must be a text"),
     ("labels: {judge: {right: no}}", r"put it in quotes"),
     ("labels: {judge: {right: bad, wrong: bad}}", "another text than labels"),
+    (
+      "self_play: {problems_per_iteration: 0}",
+      "problems_per_iteration is 0: must be 1 or more, or there is nothing to",
+    ),
+    ("data: {trees: runs/other}", "data.trees is 'runs/other': must be empty"),
+    (
+      "data: {trees: runs/other}\n"
+      "self_play: {problems_per_iteration: 0}\n"
+      "replay: {max_staleness: 5}",
+      "max_staleness is 5: must be 0 where data.trees is set",
+    ),
+    (
+      "domain: {name: text, held_out_problems: 0}\n"
+      "data: {labels: prm800k:a}\n"
+      "self_play: {problems_per_iteration: 0}\n"
+      "evaluation: {num_problems: 0}",
+      "warm_start.steps is 300: must be 0, since text has no problems",
+    ),
+    ("data: {label_share: 1}", r"label_share is 1.0: must be in \(0, 1\)"),
     ("mesh: {fsdp: -1}", "keep one -1"),
     ("mesh: {fsdp: -2}", "mesh.fsdp is -2: must be 1 or more, or -1"),
     (

@@ -29,7 +29,7 @@ ALLOWED = {
   "search": set(),
   "store": set(),
   "replay": {"store"},
-  "data": {"domains", "text", "store", "replay"},
+  "data": {"domains", "text", "store", "replay", "labels"},
   "selfplay": _WORLD,
   "labels": _PLAY,
   "learner": {"model", "replay", "distributed"},

@@ -60,9 +60,9 @@ def run(
   """Trains from nothing; yields accuracies by difficulty at every point."""
   # These load JAX, which has to be set up first.
   from qstar_jax.replay import ReplayWriter
-  from qstar_jax.training.alternate import Trainer
   from qstar_jax.training.preemption import catch_signals
   from qstar_jax.training.reporting import Reporter
+  from qstar_jax.training.trainer import Trainer
 
   reporter = Reporter(run_dir, config=config, stream=sys.stderr)
   with catch_signals() as flag, reporter:

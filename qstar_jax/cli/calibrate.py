@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from qstar_jax import configuration
 from qstar_jax.cli import runtime
@@ -13,11 +14,17 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="qstar calibrate",
     description="Judges the PRM by the domain's exact oracle, step by step, on "
-    "lines that the policy samples, and V by how often problems are solved.",
+    "lines that the policy samples, and V by how often problems are solved; or "
+    "the PRM by stored labels.",
     epilog="Fields of the run's config can be set: --search.num-lines 32.",
     allow_abbrev=False,
   )
   parser.add_argument("run", help="run directory, or RUN/checkpoints/STEP")
+  parser.add_argument(
+    "--labels",
+    help="judge by these instead: a directory of `qstar label`, or FORMAT:FILE "
+    "as in data.labels; records that cannot be used are counted",
+  )
   parser.add_argument("--domain", help="default: the run's own")
   parser.add_argument("--problems", help="csv, jsonl or text file of problems")
   parser.add_argument("--rows", help="of the file, 0-based, e.g. 900:1000")
@@ -38,6 +45,46 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
+def _against_labels(opened: Any, args: argparse.Namespace) -> Any:
+  """The calibration by stored labels; says what was skipped."""
+  from qstar_jax.data import labelled
+  from qstar_jax.data.reading import Report
+  from qstar_jax.evaluation import calibration_job
+  from qstar_jax.labels.merge import merge
+
+  report = Report("skip")
+  lines = merge(labelled.read(args.labels, report))
+  found = calibration_job.against_labels(opened, lines, seed=args.seed)
+  if report.refused:
+    print(f"{args.labels}: {report}", file=sys.stderr)
+  return found
+
+
+def _against_play(opened: Any, args: argparse.Namespace) -> Any:
+  """The calibration by play, with a bar on a terminal."""
+  from rich.console import Console
+  from rich.progress import Progress
+
+  from qstar_jax.evaluation import calibration_job, job
+
+  problems = job.select_problems(opened, args.problems, args.rows)
+  console = Console(file=sys.stderr)
+  with Progress(
+    console=console, disable=not console.is_terminal, transient=True
+  ) as progress:
+    bar = progress.add_task("playing")
+    return calibration_job.against_play(
+      opened,
+      problems,
+      player=args.player,
+      num_plays=args.num_plays,
+      seed=args.seed,
+      on_progress=lambda name, done, total: progress.update(
+        bar, description=name, completed=done, total=total
+      ),
+    )
+
+
 def main(argv: Sequence[str]) -> int:
   """Runs the command; returns its exit code."""
   args, overrides = _parser().parse_known_args(argv)
@@ -49,9 +96,8 @@ def main(argv: Sequence[str]) -> int:
   # These load JAX, which has to be set up first.
   from etils import epath
   from rich.console import Console
-  from rich.progress import Progress
 
-  from qstar_jax.evaluation import calibration_job, calibration_results, job
+  from qstar_jax.evaluation import calibration_results
   from qstar_jax.evaluation.opened import open_checkpoint
   from qstar_jax.store import files
 
@@ -59,22 +105,10 @@ def main(argv: Sequence[str]) -> int:
   if out:
     files.make_folder(out)  # What cannot be written is not worth playing for.
   opened = open_checkpoint(args.run, config, domain=args.domain)
-  problems = job.select_problems(opened, args.problems, args.rows)
-  console = Console(file=sys.stderr)
-  with Progress(
-    console=console, disable=not console.is_terminal, transient=True
-  ) as progress:
-    bar = progress.add_task("playing")
-    found = calibration_job.against_play(
-      opened,
-      problems,
-      player=args.player,
-      num_plays=args.num_plays,
-      seed=args.seed,
-      on_progress=lambda name, done, total: progress.update(
-        bar, description=name, completed=done, total=total
-      ),
-    )
+  if args.labels:
+    found = _against_labels(opened, args)
+  else:
+    found = _against_play(opened, args)
   if out:
     calibration_results.write(out, found)
   if args.json:

@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from qstar_jax.domains.arithmetic import Arithmetic
 from qstar_jax.domains.countdown import Countdown
 from qstar_jax.domains.game24 import Game24
+from qstar_jax.domains.text import Text
 from qstar_jax.errors import UserError
 from qstar_jax.records import Domain
 
 DOMAINS: dict[str, type] = {
-  domain.name: domain for domain in (Arithmetic, Countdown, Game24)
+  domain.name: domain for domain in (Arithmetic, Countdown, Game24, Text)
 }
 
 _REQUIRED = (

@@ -29,7 +29,7 @@ def held_out(
     domain: the domain.
     min_difficulty: easiest, >= 1.
     max_difficulty: hardest; difficulties are equally frequent while they last.
-    num_problems: how many, >= 1.
+    num_problems: how many.
     seed: of the draws and the coins.
 
   Returns:
@@ -39,11 +39,6 @@ def held_out(
   Raises:
     UserError: the domain has not that many.
   """
-  if num_problems < 1:
-    raise UserError(
-      f"domain.held_out_problems is {num_problems}: empty split; ask for 1 or "
-      "more"
-    )
   rng = np.random.default_rng(seed)
   found: dict[str, Problem] = {}
   num_misses = 0

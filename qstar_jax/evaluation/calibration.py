@@ -47,6 +47,11 @@ def report(lines: Sequence[ScoredLine], seed: int) -> dict[str, Any]:
   }
 
 
+def figures(lines: Sequence[ScoredLine], seed: int) -> dict[str, Any]:
+  """The figures of `report` of all judged steps together."""
+  return _figures(*_judged_steps(lines), seed)
+
+
 class _Steps(NamedTuple):
   """Judged steps of lines, one after another; fields are [S]."""
 

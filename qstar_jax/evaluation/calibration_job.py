@@ -130,8 +130,8 @@ def against_labels(
 
   Args:
     opened: the checkpoint.
-    lines: with labels; those longer than a line of the config are left out and
-      counted.
+    lines: with labels; long ones are read in windows, and labels of steps that
+      do not fit are left out and counted.
     seed: of the bootstrap.
 
   Raises:
@@ -146,23 +146,26 @@ def against_labels(
     lines,
     max_line_tokens=config.text.max_line_tokens,
     batch_size=config.evaluation.batch_size,
+    labelled_only=True,
   ):
+    is_labelled = line.label >= 0
     if scores is None:
-      num_too_long += 1
+      num_too_long += int(is_labelled.sum())
     else:
+      num_too_long += int((is_labelled & np.isnan(scores.prm)).sum())
       scored.append((line, scores))
   prm = list(labelled_lines(scored))
   if not any((line.label >= 0).any() for line in prm):
     raise UserError(
-      f"no labelled step to judge the PRM by: {len(prm)} lines have no label "
-      f"and {num_too_long} are longer than {config.text.max_line_tokens} "
-      "tokens; give other lines, or raise text.max_steps"
+      f"no labelled step to judge the PRM by, of {len(prm)} lines, and "
+      f"{num_too_long} that do not fit {config.text.max_line_tokens} tokens "
+      "beside their prompts; give other lines, or raise text.max_steps"
     )
   summary = {
     **_origin(opened, seed),
     "prm": {
       "against": "labels",
-      "too_long_lines": num_too_long,
+      "too_long_steps": num_too_long,
       **calibration.report(prm, seed),
       "first_error": calibration.first_error_report(prm, seed),
       "groups": calibration.group_report(prm, seed),

@@ -114,8 +114,8 @@ def _notes(summary: dict[str, Any]) -> list[str]:
       f"PRMScore, {group}: {_interval(row['score'])} (negative F1 "
       f"{_interval(row['negative_f1'])}, F1 {_interval(row['f1'])})"
     )
-  if num_too_long := prm.get("too_long_lines"):
-    notes.append(f"{num_too_long} lines are too long for the network: left out")
+  if num_too_long := prm.get("too_long_steps"):
+    notes.append(f"{num_too_long} steps are too long for the network: left out")
   if "value" in summary:
     notes.append(f"V against {summary['value']['against']}")
   return notes

@@ -56,6 +56,10 @@ def select_problems(
     num_problems=config.domain.held_out_problems,
     seed=config.seed,
   )
+  if not problems or not config.evaluation.num_problems:
+    raise UserError(
+      "the run held out no problems to evaluate on; name a file with --problems"
+    )
   return problems[: config.evaluation.num_problems]
 
 

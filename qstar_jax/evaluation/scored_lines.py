@@ -121,12 +121,16 @@ def value_lines(
 def labelled_lines(
   scored: Iterable[tuple[LabelledLine, LineScores]],
 ) -> Iterator[ScoredLine]:
-  """PRM scores against stored labels; lines are grouped by their domain."""
+  """PRM scores against stored labels; lines are grouped by their domain.
+
+  A step that the network could not read is not judged.
+  """
   for line, scores in scored:
+    is_read = ~np.isnan(scores.prm)
     yield ScoredLine(
       line.problem_key,
       line.domain,
       np.arange(1, len(line.steps) + 1),
-      scores.prm.astype(float),
-      line.label.astype(float),
+      np.where(is_read, scores.prm, 0).astype(float),
+      np.where(is_read, line.label, -1).astype(float),
     )

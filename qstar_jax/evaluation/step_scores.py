@@ -1,5 +1,6 @@
 """What a network says of the steps of given lines, in batched passes."""
 
+import functools
 import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -8,14 +9,17 @@ import chex
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding, Sharding
+from jax.sharding import PartitionSpec as P
 
 from qstar_jax.records import LabelledLine
 from qstar_jax.text.steps import encode_line
 from qstar_jax.text.vocabulary import Vocabulary
+from qstar_jax.text.windows import windows
 
 
 class LineScores(NamedTuple):
-  """Of one line of D steps.
+  """Of one line of D steps; NaN of a step that does not fit beside its prompt.
 
   Attributes:
     problem_value: V of the problem alone, in [0, 1].
@@ -28,6 +32,28 @@ class LineScores(NamedTuple):
   prm: np.ndarray
 
 
+@functools.partial(jax.jit, static_argnames="graphdef")
+def _heads(
+  graphdef: nnx.GraphDef, params: Any, tokens_BT: chex.Array
+) -> tuple[chex.Array, chex.Array]:
+  model = nnx.merge(graphdef, params)
+  found = model.heads(model.forward(tokens_BT))
+  return jax.nn.sigmoid(found.value_logit), jax.nn.sigmoid(found.prm_logit)
+
+
+def _split_rows(params: Any, batch_size: int) -> tuple[Sharding, int]:
+  """How rows lie on the devices of the params, and how many fill them evenly.
+
+  Without it each device would read them all.
+  """
+  sharding = jax.tree.leaves(params)[0].sharding
+  if not isinstance(sharding, NamedSharding):
+    return sharding, batch_size
+  num_shards = sharding.mesh.shape["data"]
+  num_rows = -(-batch_size // num_shards) * num_shards
+  return NamedSharding(sharding.mesh, P("data")), num_rows
+
+
 def score_lines(
   graphdef: nnx.GraphDef,
   params: Any,
@@ -36,10 +62,13 @@ def score_lines(
   *,
   max_line_tokens: int,
   batch_size: int,
+  labelled_only: bool = False,
 ) -> Iterator[tuple[LabelledLine, LineScores | None]]:
   """Reads V and the PRM at the last token of every step.
 
   They are what a search reads that reaches the same steps by the same tokens.
+  A line that is longer than T is read in windows, as in training: see
+  `text.windows`.
 
   Args:
     graphdef: structure of the network.
@@ -48,37 +77,43 @@ def score_lines(
     lines: drawn as they are needed.
     max_line_tokens: T; the rows of a batch have this length.
     batch_size: B.
+    labelled_only: read no window without a label; NaN stands for its steps.
 
   Yields:
-    Every line in order, with its scores; None if it is longer than T.
+    Every line in order, with its scores; None if no window of it was read.
 
   Raises:
     UserError: a prompt or step has a newline where it must not.
   """
-
-  @jax.jit
-  def heads(params, tokens_BT) -> tuple[chex.Array, chex.Array]:
-    model = nnx.merge(graphdef, params)
-    found = model.heads(model.forward(tokens_BT))
-    return jax.nn.sigmoid(found.value_logit), jax.nn.sigmoid(found.prm_logit)
-
-  while batch := list(itertools.islice(lines := iter(lines), batch_size)):
-    tokens_BT = np.zeros((batch_size, max_line_tokens), np.int32)
-    ends = []
-    for row, line in enumerate(batch):
+  by_row, num_rows = _split_rows(params, batch_size)
+  while group := list(itertools.islice(lines := iter(lines), batch_size)):
+    # Of every row its line, window, prompt and steps.
+    rows, scores = [], []
+    for number, line in enumerate(group):
       prompt, steps = encode_line(
         vocabulary, line.prompt, line.steps, is_finished=line.is_finished
       )
-      end = np.cumsum([len(prompt), *map(len, steps)])
-      ends.append(end if end[-1] <= max_line_tokens else None)
-      if ends[-1] is not None:
-        tokens_BT[row, : end[-1]] = list(itertools.chain(prompt, *steps))
-    value_BT, prm_BT = jax.device_get(heads(params, tokens_BT))
-    for line, end, value_T, prm_T in zip(
-      batch, ends, value_BT, prm_BT, strict=False
-    ):
-      if end is None:
-        yield line, None
-        continue
-      value, prm = value_T[end - 1], prm_T[end[1:] - 1]
-      yield line, LineScores(float(value[0]), value[1:], prm)
+      scores.append(np.full((2, 1 + len(steps)), np.nan, np.float32))
+      for window in windows(len(prompt), [*map(len, steps)], max_line_tokens):
+        if labelled_only and (line.label[window.begin : window.end] < 0).all():
+          continue
+        shown = steps[window.first : window.end]
+        rows.append((number, window, [prompt, *shown]))
+    for start in range(0, len(rows), batch_size):
+      batch = rows[start : start + batch_size]
+      tokens_BT = np.zeros((num_rows, max_line_tokens), np.int32)
+      for tokens_T, (_, _, parts) in zip(tokens_BT, batch, strict=False):
+        flat = list(itertools.chain.from_iterable(parts))
+        tokens_T[: len(flat)] = flat
+      tokens_BT = jax.device_put(tokens_BT, by_row)
+      heads_BT = np.array(jax.device_get(_heads(graphdef, params, tokens_BT)))
+      for row, (number, window, parts) in enumerate(batch):
+        last = np.cumsum([*map(len, parts)]) - 1
+        found = heads_BT[:, row, last]
+        scores[number][:, 0] = found[:, 0]
+        own = slice(1 + window.begin, 1 + window.end)
+        scores[number][:, own] = found[:, 1 + window.begin - window.first :]
+    for line, (value, prm) in zip(group, scores, strict=True):
+      is_read = not np.isnan(value[0])
+      found = LineScores(float(value[0]), value[1:], prm[1:])
+      yield line, found if is_read else None

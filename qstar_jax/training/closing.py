@@ -1,6 +1,6 @@
 """The end of a run as its user sees it: what was learned, and one example."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from etils import epath
@@ -12,7 +12,7 @@ from qstar_jax.config import ExperimentConfig
 from qstar_jax.evaluation.opened import Opened, open_checkpoint
 from qstar_jax.evaluation.terminal_tree import print_tree, solution_text
 from qstar_jax.records import Outcome
-from qstar_jax.training import alternate
+from qstar_jax.training import inputs
 from qstar_jax.training.learning_curve import learning_curve
 from qstar_jax.training.metrics_log import read_metrics
 
@@ -20,20 +20,26 @@ _PHASES = {
   "random": "random weights",
   "warm_start": "after the warm start",
   "self_play": "after self-play",
+  "offline": "after learning from data",
 }
 
 
 def show(
   config: ExperimentConfig, run_dir: epath.PathLike, console: Console
 ) -> None:
-  """Prints held-out solve rates by phase and a solved problem as a tree."""
-  console.print(_solve_rates(read_metrics(run_dir)))
-  opened = open_checkpoint(run_dir, config)
-  _show_example(opened, console)
+  """Prints held-out figures by phase, and a solved problem as a tree."""
+  records = read_metrics(run_dir)
+  if any(record["kind"] == "step_evaluation" for record in records):
+    console.print(_step_figures(records))
+  plays = config.evaluation.num_problems > 0
+  if plays:
+    console.print(_solve_rates(records))
+    _show_example(open_checkpoint(run_dir, config), console)
   console.print(f"learning curve: {learning_curve(run_dir)}", soft_wrap=True)
-  console.print(
-    f'ask it yourself: qstar solve {run_dir} "PROBLEM"', soft_wrap=True
-  )
+  if plays:
+    console.print(
+      f'ask it yourself: qstar solve {run_dir} "PROBLEM"', soft_wrap=True
+    )
 
 
 def _solve_rates(records: Iterable[dict[str, Any]]) -> Table:
@@ -51,23 +57,53 @@ def _solve_rates(records: Iterable[dict[str, Any]]) -> Table:
   for searcher in searchers:
     table.add_column(searcher, justify="right", no_wrap=True)
     table.add_column("tokens", justify="right", no_wrap=True)
+  phases = {phase for phase, _ in last}
   for phase, title in _PHASES.items():
+    if phase not in phases:
+      continue
     cells = []
     for searcher in searchers:
       record = last.get((phase, searcher))
       if record is None:
         cells += ["", ""]
         continue
-      low, high = record["ci95"]
-      cells.append(f"{record['top1']:.1%} [{100 * low:.0f}, {100 * high:.0f}]")
+      cells.append(_interval(record["top1"], record["ci95"]))
       cells.append(f"{record['tokens_per_problem']:.0f}")
     table.add_row(title, *map(Text, cells))
   return table
 
 
+def _step_figures(records: Iterable[dict[str, Any]]) -> Table:
+  """The PRM on held-out labels, at the last evaluation of every phase."""
+  last = {
+    record["phase"]: record
+    for record in records
+    if record["kind"] == "step_evaluation"
+  }
+  table = Table(title="PRM on held-out labelled steps [95 % interval]")
+  for title in ("", "steps", "AUROC", "Brier", "ECE"):
+    table.add_column(title, justify="right" if title else "left")
+  for phase, title in _PHASES.items():
+    if record := last.get(phase):
+      figures = (
+        _interval(record[name], record[f"{name}_ci95"])
+        for name in ("auroc", "brier", "ece")
+      )
+      table.add_row(title, str(record["steps"]), *map(Text, figures))
+  return table
+
+
+def _interval(value: float | None, ci95: Sequence[float | None]) -> str:
+  """`91.2% [89, 93]`, or a dash where nothing could be said."""
+  if value is None or None in ci95:
+    return "-"
+  low, high = ci95
+  return f"{value:.1%} [{100 * low:.0f}, {100 * high:.0f}]"
+
+
 def _show_example(opened: Opened, console: Console) -> None:
   """Plays a batch of held-out problems; shows the tree of the first solved."""
-  held_out = alternate.held_out_problems(opened.config, opened.domain)
+  held_out = inputs.held_out_problems(opened.config, opened.domain)
   # As many as the run's own evaluations: that program is compiled already.
   problems = held_out[: opened.config.evaluation.batch_size]
   plays = opened.solve(problems, opened.config.search.searcher, seed=0)

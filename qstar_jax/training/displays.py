@@ -225,10 +225,14 @@ class LiveDisplay:
     if losses := status.losses:
       shown = {name: losses[name] for name in _LOSSES if name in losses}
       yield "losses", Text(" ".join(format_fields(shown)))
-    if newest := status.latest.get("iteration"):
+    newest = status.latest.get("iteration", {})
+    if "solve_rate" in newest:
       solved = _percent(number(newest, "solve_rate"))
       speed = format_value(newest.get("tokens_per_second"))
       yield "in play", Text(f"{solved} % solved, {speed} tokens/s")
+    if newest := status.latest.get("step_evaluation"):
+      auroc = _percent(number(newest, "auroc"))
+      yield "PRM", Text(f"AUROC {auroc} % on {newest['steps']} held-out steps")
     if warning := status.latest.get("warning"):
       text = f"step {warning['step']}: {warning['message']}"
       yield "warning", Text(text, style="yellow")

@@ -108,6 +108,16 @@ def _draw_accuracy(axes: Axes, records: list[Record]) -> None:
     markersize=3,
     label="solved in self-play (training problems)",
   )
+  minutes, aurocs = _series(records, "step_evaluation", "auroc")
+  if minutes:
+    axes.plot(
+      minutes,
+      [100 * auroc for auroc in aurocs],
+      color="black",
+      marker="s",
+      markersize=3,
+      label="AUROC of the PRM on held-out labels",
+    )
   axes.set_ylim(-2, 102)
   axes.set_ylabel("solved, %")
   axes.set_title("held-out problems: top-1 with 95 % interval", fontsize=10)

@@ -60,6 +60,18 @@ _OF_KIND: Mapping[str, Mapping[str, _Check]] = {
     "top1": _is_number_or_null,
     "ci95": _is_interval,
   },
+  "step_evaluation": {
+    "phase": _is_text,
+    "steps": _is_whole,
+    **{
+      name: check
+      for figure in ("auroc", "brier", "ece")
+      for name, check in (
+        (figure, _is_number_or_null),
+        (f"{figure}_ci95", _is_interval),
+      )
+    },
+  },
   "warning": {"message": _is_text},
 }
 

@@ -89,8 +89,10 @@ class Reporter:
         `iteration`: `iteration`, counted from 1 and just finished. The time
           left is estimated from its fields `seconds_*`, which add up to the
           iteration's duration.
-        `evaluation`: `phase` (random, warm_start or self_play), `searcher`,
-          `top1` in [0, 1] and `ci95`, its interval [low, high].
+        `evaluation`: `phase` (random, warm_start, self_play or offline),
+          `searcher`, `top1` in [0, 1] and `ci95`, its interval [low, high].
+        `step_evaluation`: `phase`, and what `step_evaluation.prm_figures` has.
+        `data`: nothing more; what there is to learn from besides self-play.
         `warning`: `message`, what is wrong and what to do about it.
 
     Raises:

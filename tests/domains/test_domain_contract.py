@@ -38,7 +38,8 @@ def plays(domain, difficulties, num=20, seed=0):
 
 
 def test_every_domain_has_a_case():
-  assert {name for name, _, _ in CASES} == set(DOMAINS)
+  # Text has no problems of its own to be tried on: see test_text.py.
+  assert {name for name, _, _ in CASES} == set(DOMAINS) - {"text"}
 
 
 @over_cases

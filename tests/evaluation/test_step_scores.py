@@ -28,13 +28,19 @@ def _line(prompt, steps, is_finished):
   )
 
 
-def _score(lines, batch_size=4, max_line_tokens=tiny.TEXT.max_line_tokens):
+def _score(
+  lines,
+  batch_size=4,
+  max_line_tokens=tiny.TEXT.max_line_tokens,
+  labelled_only=False,
+):
   return score_lines(
     *tiny.network(),
     tiny.VOCABULARY,
     lines,
     max_line_tokens=max_line_tokens,
     batch_size=batch_size,
+    labelled_only=labelled_only,
   )
 
 
@@ -86,20 +92,47 @@ def test_a_line_scores_alike_in_any_batch():
     np.testing.assert_allclose(a.value, b.value, atol=1e-6)
 
 
-def test_a_line_that_is_too_long_has_no_scores():
-  lines = [
-    _line("1 1 1 -> 3\n", ["1 + 1 = 2 (left: 2)"] * count, True)
-    for count in (1, 3, 1)
-  ]
-  prompt, steps = encode_line(
-    tiny.VOCABULARY, lines[0].prompt, lines[0].steps, is_finished=True
+def test_a_line_that_is_too_long_is_read_in_windows():
+  step = "1 + 1 = 2 (left: 2)"
+  prompt, (step_tokens,) = encode_line(
+    tiny.VOCABULARY, "1 1 1 -> 3\n", [step], is_finished=False
   )
-  limit = len(prompt) + len(steps[0])
-  scored = [scores for _, scores in _score(lines, max_line_tokens=limit)]
-  assert scored[1] is None
-  np.testing.assert_array_equal(scored[0].prm, scored[2].prm)
-  # A token less, and the others do not fit either.
-  assert [s for _, s in _score(lines, max_line_tokens=limit - 1)] == [None] * 3
+  limit = len(prompt) + 2 * len(step_tokens)
+  whole, two, one = (
+    _line("1 1 1 -> 3\n", [step] * count, False) for count in (5, 2, 1)
+  )
+  (_, of_whole), (_, of_two), (_, of_one) = _score(
+    [whole, two, one], max_line_tokens=limit, batch_size=2
+  )
+  # Steps 0 and 1; then one of context and one more.
+  for name in ("prm", "value"):
+    expected = getattr(of_two, name)[[0, 1, 1, 1, 1]]
+    np.testing.assert_allclose(getattr(of_whole, name), expected, atol=1e-6)
+  assert of_two.prm[0] != of_two.prm[1]
+  np.testing.assert_allclose(of_one.prm, of_two.prm[:1], atol=1e-6)
+  np.testing.assert_allclose(of_whole.problem_value, of_one.problem_value)
+  # A window in which no step has a label need not be read.
+  label = np.float32([-1, -1, -1, 1, -1])
+  ((_, found),) = _score(
+    [dataclasses.replace(whole, label=label)],
+    max_line_tokens=limit,
+    labelled_only=True,
+  )
+  np.testing.assert_array_equal(np.isnan(found.prm), label < 0)
+  np.testing.assert_allclose(found.prm[3], of_whole.prm[3], atol=1e-6)
+
+
+def test_a_step_that_does_not_fit_has_no_score():
+  steps = ["1 2 3 1 2 3", "2"]
+  line = _line("1 1 1 -> 3\n", steps, False)
+  prompt, (_, short) = encode_line(
+    tiny.VOCABULARY, line.prompt, line.steps, is_finished=False
+  )
+  limit = len(prompt) + len(short)
+  ((_, found),) = _score([line], max_line_tokens=limit)
+  assert np.isnan(found.prm).tolist() == [True, False]
+  ((_, found),) = _score([line], max_line_tokens=limit - 1)
+  assert found is None
 
 
 def test_the_end_of_a_line_is_part_of_it():

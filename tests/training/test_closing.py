@@ -13,7 +13,7 @@ from qstar_jax.records import Outcome, Verdict
 from qstar_jax.replay import ReplayReader
 from qstar_jax.selfplay import plays
 from qstar_jax.text.vocabulary import ByteVocabulary
-from qstar_jax.training import alternate, closing
+from qstar_jax.training import closing, inputs
 
 pytest_plugins = ["tests.training.micro_run"]
 
@@ -84,7 +84,7 @@ def test_the_first_solved_problem_is_the_example(
     solve=solve,
   )
   monkeypatch.setattr(closing, "open_checkpoint", lambda *_: opened)
-  monkeypatch.setattr(alternate, "held_out_problems", lambda *_: problems)
+  monkeypatch.setattr(inputs, "held_out_problems", lambda *_: problems)
   stream = io.StringIO()
   console = Console(file=stream, width=80)
   closing.show(micro_config, micro_run.directory, console)

@@ -11,9 +11,9 @@ from qstar_jax.errors import UserError
 from qstar_jax.learner.drift import DriftMeter
 from qstar_jax.replay import ReplayWriter
 from qstar_jax.selfplay import actor
-from qstar_jax.training.alternate import Trainer
 from qstar_jax.training.drift_alarm import DriftAlarm
 from qstar_jax.training.preemption import PreemptionFlag
+from qstar_jax.training.trainer import Trainer
 
 pytest_plugins = ["tests.training.micro_run"]
 

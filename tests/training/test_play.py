@@ -11,8 +11,8 @@ from qstar_jax.records import Outcome, Problem, Verdict
 from qstar_jax.replay import ReplayWriter
 from qstar_jax.selfplay import actor
 from qstar_jax.selfplay.plays import PlayResult
-from qstar_jax.training.alternate import Trainer
 from qstar_jax.training.preemption import PreemptionFlag
+from qstar_jax.training.trainer import Trainer
 from tests.replay.conftest import random_tree
 
 pytest_plugins = ["tests.training.micro_run"]

@@ -1,0 +1,267 @@
+"""Labelled lines to learn from, and some kept back to judge the PRM by."""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from etils import epath
+
+from qstar_jax import checkpoint
+from qstar_jax.config import DataConfig, ExperimentConfig
+from qstar_jax.data import labelled
+from qstar_jax.data.reading import Report
+from qstar_jax.domains.splits import TrainingProblems
+from qstar_jax.errors import UserError
+from qstar_jax.labels.codec import LINES
+from qstar_jax.labels.merge import merge
+from qstar_jax.learner.labelled import NO_LABEL, LabelledTokens
+from qstar_jax.records import LabelledLine
+from qstar_jax.replay import EMPTY_CURSOR
+from qstar_jax.store.reader import StoreReader
+from qstar_jax.store.writer import StoreWriter
+from qstar_jax.text.steps import encode_line
+from qstar_jax.text.vocabulary import Vocabulary
+from qstar_jax.text.windows import windows
+
+# Stream of random numbers; see `trainer` for the others.
+_ORDER = 6
+_SHARD_LINES = 1024
+# Lines read at once, in the order that they are stored in.
+_LINES_PER_READ = 1024
+
+
+def import_outside(
+  data: DataConfig, out: epath.Path, check_stop: Callable[[], None]
+) -> dict[str, Any]:
+  """Writes an outside file as a dataset of merged lines, once.
+
+  Killed at any instant and called again, it begins anew or finds all done.
+
+  Args:
+    data: names the file and says what happens to bad records.
+    out: directory of the dataset, for one process.
+    check_stop: called for every line; may raise.
+
+  Returns:
+    records: read, refused: those that could not be used, message: on those;
+    empty if there are none.
+
+  Raises:
+    UserError: no such file, a bad record, or `out` cannot be written.
+  """
+  with StoreWriter(out, LINES, shard_records=_SHARD_LINES) as writer:
+    if not writer.progress:
+      writer.truncate(EMPTY_CURSOR)
+      report = Report(data.on_error)
+      for line in merge(labelled.read_outside(data.labels, report)):
+        check_stop()
+        if (line.label != NO_LABEL).any():
+          writer.extend([line])
+      found = {
+        "records": report.num_records,
+        "refused": report.refused.total(),
+        "message": f"{report}; first: {report.messages[0]}"
+        if report.messages
+        else "",
+      }
+      writer.extend([], progress=found)
+    return writer.progress
+
+
+def open_labels(
+  config: ExperimentConfig,
+  run_dir: epath.Path,
+  problems: TrainingProblems,
+  check_stop: Callable[[], None],
+) -> "LabelledData":
+  """The dataset that a run learns from: of `data.labels`, or its import.
+
+  Args:
+    config: of the run.
+    run_dir: an outside file is imported into RUN/labels.
+    problems: of the run's domain.
+    check_stop: see `import_outside`.
+
+  Raises:
+    UserError: as `import_outside` and `LabelledData`.
+  """
+  directory, imported = config.data.labels, {}
+  if labelled.is_outside(directory):
+    directory = run_dir / "labels"
+    imported = import_outside(config.data, directory, check_stop)
+  # A dataset may have grown since the run began.
+  meta = checkpoint.latest_meta(run_dir) or {}
+  lines = LabelledData(
+    directory,
+    config.data,
+    problems,
+    seed=config.seed,
+    cursors=meta.get("labels"),
+  )
+  lines.counts |= imported
+  return lines
+
+
+class Drawn(NamedTuple):
+  """Rows for the learner.
+
+  Attributes:
+    rows: each a line, or a window of one.
+    num_lines: that they were drawn from, those that gave none included.
+    num_too_long: labels left out, since their steps do not fit a row.
+  """
+
+  rows: list[LabelledTokens]
+  num_lines: int
+  num_too_long: int
+
+
+class LabelledData:
+  """A dataset of labelled lines, read as they are needed.
+
+  Attributes:
+    cursors: how far it is listed; see `StoreReader`.
+    held_out: lines of problems that are never drawn.
+    counts: what to tell of it.
+  """
+
+  def __init__(
+    self,
+    directory: epath.PathLike,
+    data: DataConfig,
+    problems: TrainingProblems,
+    *,
+    seed: int,
+    cursors: Mapping[str, Any] | None = None,
+  ):
+    """Lists the dataset and reads what is held out.
+
+    Args:
+      directory: of the dataset.
+      data: says how much is held out.
+      problems: of the domain; what it holds out is not drawn either.
+      seed: of the order of the lines.
+      cursors: list the dataset as it was then.
+
+    Raises:
+      UserError: there is no such dataset, or it is empty or damaged.
+    """
+    self._reader = StoreReader(directory, LINES, cursors=cursors)
+    self._directory = directory
+    self._share = data.held_out_share
+    self._problems = problems
+    self._seed = seed
+    self.cursors = self._reader.cursors
+    if not len(self):
+      raise UserError(f"{directory} has no labelled lines: name another")
+    found = filter(self._is_held_out, self._shuffled() if self._share else ())
+    self.held_out = list(itertools.islice(found, data.held_out_lines))
+    self.counts: dict[str, Any] = {
+      "labelled_lines": len(self),
+      "held_out_lines": len(self.held_out),
+    }
+
+  def __len__(self) -> int:
+    return len(self._reader)
+
+  def corpus(self, num_lines: int) -> list[str]:
+    """Prompts and steps of some lines that may be trained on."""
+    lines = itertools.filterfalse(self._is_held_out, self._shuffled())
+    return [
+      text
+      for line in itertools.islice(lines, num_lines)
+      for text in (line.prompt, *line.steps)
+    ]
+
+  def draw(
+    self,
+    position: int,
+    num_rows: int,
+    vocabulary: Vocabulary,
+    max_line_tokens: int,
+  ) -> Drawn:
+    """The rows of the lines from a position on, in an order that is shuffled
+    anew each time that all have been drawn.
+
+    Args:
+      position: lines drawn before.
+      num_rows: wanted, >= 1. Of the last line some windows may be left out.
+      vocabulary: to encode with.
+      max_line_tokens: T.
+
+    Raises:
+      UserError: no line has a label that fits.
+    """
+    rows: list[LabelledTokens] = []
+    num_lines = num_too_long = 0
+    for line in self._endless(position):
+      num_lines += 1
+      if not self._is_held_out(line):
+        found, too_long = _to_rows(line, vocabulary, max_line_tokens)
+        rows += found
+        num_too_long += too_long
+      if len(rows) >= num_rows:
+        break
+      if num_lines >= len(self) and not rows:
+        raise UserError(
+          f"{self._directory}: none of its {len(self)} lines has a labelled "
+          f"step that fits rows of {max_line_tokens} tokens and is not held "
+          "out; raise text.max_steps, or lower data.held_out_share"
+        )
+    return Drawn(rows[:num_rows], num_lines, num_too_long)
+
+  def _is_held_out(self, line: LabelledLine) -> bool:
+    digest = hashlib.sha256(line.problem_key.encode()).digest()
+    if int.from_bytes(digest[:8]) < self._share * 2**64:
+      return True
+    domain = self._problems.domain
+    return line.domain == domain.name and self._problems.is_held_out(
+      domain.parse(line.prompt)
+    )
+
+  def _order(self, index: int) -> np.ndarray:
+    """One of many orders of the lines."""
+    rng = np.random.default_rng([self._seed, _ORDER, index])
+    return rng.permutation(len(self))
+
+  def _shuffled(self) -> Iterator[LabelledLine]:
+    order = self._order(0)
+    for start in range(0, len(self), _LINES_PER_READ):
+      yield from self._read(order[start : start + _LINES_PER_READ])
+
+  def _endless(self, position: int) -> Iterator[LabelledLine]:
+    while True:
+      epoch, first = divmod(position, len(self))
+      order = self._order(1 + epoch)
+      order = order[first : first + _LINES_PER_READ]
+      yield from self._read(order)
+      position += len(order)
+
+  def _read(self, indices: Sequence[int]) -> list[LabelledLine]:
+    """The lines at the indices; every shard is opened once."""
+    stored = sorted(map(int, indices))
+    lines = dict(zip(stored, self._reader.read(stored), strict=True))
+    return [lines[index] for index in indices]
+
+
+def _to_rows(
+  line: LabelledLine, vocabulary: Vocabulary, max_line_tokens: int
+) -> tuple[list[LabelledTokens], int]:
+  """A row for each window with labels, up to its last one, and the number of
+  labels in none."""
+  prompt, steps = encode_line(
+    vocabulary, line.prompt, line.steps, is_finished=line.is_finished
+  )
+  left = line.label.copy()
+  rows = []
+  for window in windows(len(prompt), [*map(len, steps)], max_line_tokens):
+    own = np.full(len(steps), NO_LABEL, np.float32)
+    own[window.begin : window.end] = left[window.begin : window.end]
+    left[window.begin : window.end] = NO_LABEL
+    labelled_steps = np.flatnonzero(own != NO_LABEL)
+    if labelled_steps.size:
+      shown = slice(window.first, labelled_steps[-1] + 1)
+      rows.append(LabelledTokens(prompt, steps[shown], own[shown].tolist()))
+  return rows, int((left != NO_LABEL).sum())

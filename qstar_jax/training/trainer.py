@@ -1,0 +1,467 @@
+"""The parts of a run, and the phases that the loop strings together."""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from flax import nnx
+
+from qstar_jax import checkpoint as checkpoint_lib
+from qstar_jax import configuration
+from qstar_jax.config import ExperimentConfig
+from qstar_jax.distributed.mesh import make_mesh
+from qstar_jax.domains import make_domain, splits
+from qstar_jax.errors import UserError
+from qstar_jax.evaluation import step_evaluation
+from qstar_jax.evaluation.evaluate import evaluate
+from qstar_jax.learner import phase, priorities
+from qstar_jax.learner import train_step as train_step_lib
+from qstar_jax.learner.labelled import labelled_to_lines
+from qstar_jax.model.transformer import init_model
+from qstar_jax.records import TrainBatch
+from qstar_jax.replay import ReplayReader, ReplayWindow, ReplayWriter
+from qstar_jax.search.searchers import for_evaluation
+from qstar_jax.selfplay import actor
+from qstar_jax.selfplay.curriculum import Curriculum
+from qstar_jax.selfplay.player import Player
+from qstar_jax.selfplay.proposer import Proposer
+from qstar_jax.training import hindsight, inputs
+from qstar_jax.training.drift_alarm import DriftAlarm
+from qstar_jax.training.labelled_data import open_labels
+from qstar_jax.training.preemption import PreemptionFlag
+from qstar_jax.training.reporting import Reporter
+
+# Streams of random numbers that must not share any; others are `inputs`'s.
+_WARM_START, _PROBLEMS, _LINES, _DRIFT, _PROPOSALS = range(1, 6)
+
+
+@dataclasses.dataclass
+class Progress:
+  """Where the loop stands; saved with every checkpoint.
+
+  Attributes:
+    warm_steps: gradient steps of the warm start that are done.
+    iteration: iterations that are done.
+    num_trees: trees played, and the number of the next one.
+    num_tokens: generated and prefilled by self-play.
+    num_labelled_lines: drawn from `data.labels`.
+  """
+
+  warm_steps: int = 0
+  iteration: int = 0
+  num_trees: int = 0
+  num_tokens: int = 0
+  num_labelled_lines: int = 0
+
+  def is_done(self, config: ExperimentConfig) -> bool:
+    """Whether nothing that the config asks for is left to do."""
+    return (
+      self.warm_steps >= config.warm_start.steps
+      and self.iteration >= config.num_iterations
+    )
+
+
+class Trainer:
+  """The parts of a run, and the phases that the loop strings together."""
+
+  def __init__(
+    self,
+    config: ExperimentConfig,
+    run_dir: epath.Path,
+    reporter: Reporter,
+    flag: PreemptionFlag,
+  ):
+    """Builds what the config describes; compiles nothing yet.
+
+    Nothing is written but RUN/labels, of an outside file.
+    """
+    self.config = config
+    self.reporter = reporter
+    self.flag = flag
+    self.replay_dir = run_dir / "replay"
+    self.mesh = make_mesh(config.mesh)
+    self.domain = make_domain(config.domain.name, config.domain.options)
+    self.held_out = inputs.held_out_problems(config, self.domain)
+    self.problems = splits.TrainingProblems.without(self.domain, self.held_out)
+    self.labelled = None
+    if config.data.labels:
+      self.labelled = open_labels(config, run_dir, self.problems, flag.check)
+    self.vocabulary = inputs.make_vocabulary(
+      config, self.problems, self.labelled
+    )
+    self.graphdef, params = init_model(
+      config.model, self.vocabulary.size, config.seed
+    )
+    total_steps = (
+      config.warm_start.steps
+      + config.num_iterations * config.learner.steps_per_iteration
+    )
+    optimizer = train_step_lib.make_optimizer(config.learner, total_steps)
+    self.train_steps = train_step_lib.make_train_steps(
+      self.graphdef,
+      optimizer,
+      config.learner,
+      self.mesh,
+      reference_step=config.warm_start.steps,
+    )
+    self.state = train_step_lib.init_state(
+      params, optimizer, config.learner, self.mesh
+    )
+    self.drift_alarm = DriftAlarm(self.graphdef, config, self.mesh, reporter)
+    self.progress = Progress()
+    self.window = ReplayWindow(
+      config.replay,
+      seed=config.seed,
+      priority_fn=priorities.make_priority_fn(config),
+    )
+    self.curriculum = Curriculum(
+      config.curriculum,
+      config.domain.min_difficulty,
+      config.domain.max_difficulty,
+    )
+    self._make_players()
+
+  def _make_players(self) -> None:
+    """Those that the config has use for."""
+    config = self.config
+    self.actor = self.proposer = None
+    if self.plays:
+      self.actor = self._player(config.search, config.self_play.batch_size)
+    if self.plays and config.curriculum.proposer_problems > 0:
+      sampler = self._player(
+        for_evaluation(config.search, "sample"), config.self_play.batch_size
+      )
+      played = self.state.played
+      self.proposer = Proposer(sampler, played, config.curriculum)
+    self.evaluators = {
+      searcher: self._player(
+        for_evaluation(config.search, searcher), config.evaluation.batch_size
+      )
+      for searcher in ("greedy", config.search.searcher)
+      if config.evaluation.num_problems > 0
+    }
+
+  @property
+  def plays(self) -> bool:
+    """Whether the run makes trees of its own."""
+    return self.config.self_play.problems_per_iteration > 0
+
+  def _player(self, search, num_trees: int) -> Player:
+    return Player(
+      self.graphdef,
+      self.domain,
+      self.vocabulary,
+      model=self.config.model,
+      text=self.config.text,
+      search=search,
+      num_trees=num_trees,
+      mesh=self.mesh,
+    )
+
+  def _rng(self, stream: int, index: int) -> np.random.Generator:
+    return np.random.default_rng([self.config.seed, stream, index])
+
+  @property
+  def earlier(self) -> nnx.State | None:
+    """Params of the proposer's earlier player, if there is a proposer."""
+    return self.proposer and self.proposer.earlier
+
+  def meta(self, writer: ReplayWriter) -> dict[str, Any]:
+    """What a checkpoint holds beside arrays."""
+    return {
+      "config": configuration.to_json(self.config),
+      "vocabulary": checkpoint_lib.vocabulary_to_json(self.vocabulary),
+      "progress": dataclasses.asdict(self.progress),
+      "replay": dict(writer.cursor),
+      "window": self.window.state_dict(),
+      "curriculum": self.curriculum.state_dict(),
+      "labels": self.labelled and self.labelled.cursors,
+    }
+
+  def restore(
+    self, checkpointer: checkpoint_lib.Checkpointer, writer: ReplayWriter
+  ) -> None:
+    """Goes back to the newest checkpoint, and the replay store with it."""
+    self.state, meta = checkpointer.restore(self.state, self.earlier)
+    saved = checkpoint_lib.vocabulary_from_json(meta["vocabulary"])
+    if saved.fingerprint != self.vocabulary.fingerprint:
+      raise UserError(
+        "the checkpoint's vocabulary is not the one that this program trains "
+        "from the same config; go on with the version of qstar_jax that made "
+        "it, or start a new run directory"
+      )
+    self.progress = Progress(**meta["progress"])
+    writer.truncate(meta["replay"])
+    trees = inputs.trees_dir(self.config) or self.replay_dir
+    self.window.load_state_dict(meta["window"], ReplayReader(trees))
+    self.curriculum.load_state_dict(meta["curriculum"])
+
+  def read_data(self) -> None:
+    """Fills the window from stored trees, and tells what data there is."""
+    found: dict[str, float] = {}
+    if self.config.data.trees:
+      trees = inputs.read_trees(self.config, self.problems, self.flag.check)
+      found |= {"trees": sum(map(self.window.add, trees))}
+    if self.labelled is not None:
+      found |= self.labelled.counts
+      if message := found.pop("message", ""):
+        self.reporter.log({"kind": "warning", "step": 0, "message": message})
+    if found:
+      self.reporter.log({"kind": "data", "step": 0, **found})
+
+  def warm_start(self) -> None:
+    """Takes the next stretch of hindsight warm-start steps."""
+    config = self.config
+    start = time.monotonic()
+    first = self.progress.warm_steps
+    last = min(
+      first + config.learner.steps_per_iteration, config.warm_start.steps
+    )
+    batches = (
+      hindsight.make_batch(
+        self.problems,
+        self.vocabulary,
+        self._rng(_WARM_START, step),
+        config=config.warm_start,
+        text=config.text,
+        difficulties=inputs.difficulties(config),
+        batch_size=config.learner.batch_size,
+      )
+      for step in range(first, last)
+    )
+    metrics = self._run_steps(
+      batches, "warm_start", first, config.warm_start.steps
+    )
+    self.progress.warm_steps = last
+    seconds = time.monotonic() - start
+    self.reporter.log(
+      {
+        "kind": "warm_start",
+        "step": int(self.state.step),
+        **metrics,
+        "steps_per_second": (last - first) / seconds,
+      }
+    )
+
+  def play(self, writer: ReplayWriter) -> dict[str, float]:
+    """Plays an iteration's trees into the store and the window."""
+    config, progress = self.config, self.progress
+    start = time.monotonic()
+    proposed = self._propose()
+    results = []
+    played = actor.play_iteration(
+      self.actor,
+      self.state.played,
+      self.problems,
+      self.curriculum,
+      self.window,
+      self.vocabulary,
+      self._rng(_PROBLEMS, progress.iteration),
+      config=config,
+      params_version=int(self.state.step),
+      first_sequence=progress.num_trees,
+      check_stop=self.flag.check,
+    )
+    for play in played:
+      writer.append(play.record)
+      self.window.add(play.record)
+      results.append(play)
+      self.reporter.progress(
+        "self_play", len(results), config.self_play.problems_per_iteration
+      )
+    writer.flush()
+    actor.update_curriculum(self.curriculum, results, config.curriculum)
+    tokens = sum(play.result.tokens for play in results)
+    tokens += proposed.get("proposer_tokens", 0)
+    progress.num_trees += len(results)
+    progress.num_tokens += tokens
+    seconds = time.monotonic() - start
+    drift = self.drift_alarm.measure(
+      self.state.played,
+      [play.record for play in results],
+      self.window,
+      self._rng(_DRIFT, progress.iteration),
+      step=int(self.state.step),
+    )
+    return {
+      **actor.summarise(results),
+      **proposed,
+      "table_problems": len(self.curriculum.table),
+      "trees": progress.num_trees,
+      "tokens": progress.num_tokens,
+      "tokens_per_second": tokens / seconds,
+      "seconds_play": seconds,
+      **drift,
+    }
+
+  def _propose(self) -> dict[str, float]:
+    """Lets the proposer look for problems, if it is time for it."""
+    iteration = self.progress.iteration
+    period = self.config.curriculum.proposer_every_iterations
+    if self.proposer is None or iteration % period:
+      return {}
+    return self.proposer.propose(
+      self.state.played,
+      self.problems,
+      self.curriculum,
+      self._rng(_PROPOSALS, iteration),
+      self.flag.check,
+    )
+
+  def _run_steps(
+    self, batches: Iterator[TrainBatch], name: str, first: int, total: int
+  ) -> dict[str, float]:
+    """A gradient step per batch, from `first` on of a phase of `total`."""
+
+    def on_call(done):
+      self.flag.check()
+      self.reporter.progress(name, first + done, total)
+
+    self.state, metrics = phase.run_steps(
+      self.train_steps,
+      self.state,
+      batches,
+      self.mesh,
+      steps_per_call=self.config.learner.steps_per_call,
+      on_call=on_call,
+    )
+    return metrics
+
+  def learn(self) -> dict[str, float]:
+    """Takes an iteration's gradient steps on window and labelled lines."""
+    start = time.monotonic()
+    self.window.expire(int(self.state.step))
+    batches, drawn = self._batches()
+    metrics = self._run_steps(
+      batches, "learn", 0, self.config.learner.steps_per_iteration
+    )
+    if not metrics:
+      # Checkpoints are numbered by step: this iteration could not be saved.
+      raise UserError(
+        f"iteration {self.progress.iteration + 1} has no line to learn from; "
+        "raise self_play.problems_per_iteration, learner.steps_per_iteration "
+        "or replay.max_reuse"
+      )
+    replay = self.window.metrics(int(self.state.step))
+    return {
+      **metrics,
+      **{f"replay_{name}": value for name, value in replay.items()},
+      **drawn,
+      "seconds_learn": time.monotonic() - start,
+    }
+
+  def _batches(self) -> tuple[Iterator[TrainBatch], dict[str, int]]:
+    """An iteration's batches, and what to log of the labelled lines in them."""
+    config = self.config
+    batch_size, num_labelled = config.learner.batch_size, 0
+    if self.labelled is not None:
+      num_labelled = batch_size
+      if self.plays or config.data.trees:
+        num_labelled = round(config.data.label_share * batch_size)
+        num_labelled = min(max(num_labelled, 1), batch_size - 1)
+    parts, drawn = [], {}
+    if num_labelled < batch_size:
+      learner = dataclasses.replace(
+        config.learner, batch_size=batch_size - num_labelled
+      )
+      parts.append(
+        phase.sample_batches(
+          self.window,
+          self._rng(_LINES, self.progress.iteration),
+          dataclasses.replace(config, learner=learner),
+        )
+      )
+    if num_labelled:
+      rows, drawn = self._draw_labelled(num_labelled)
+      parts.append(rows)
+    batches = (
+      jax.tree.map(lambda *fields: np.concatenate(fields), *group)
+      for group in zip(*parts, strict=False)
+    )
+    return batches, drawn
+
+  def _draw_labelled(
+    self, num_rows: int
+  ) -> tuple[Iterator[TrainBatch], dict[str, int]]:
+    """An iteration's labelled rows, so many a batch, and what to log."""
+    config, progress = self.config, self.progress
+    max_tokens = config.text.max_line_tokens
+    drawn = self.labelled.draw(
+      progress.num_labelled_lines,
+      config.learner.steps_per_iteration * num_rows,
+      self.vocabulary,
+      max_tokens,
+    )
+    progress.num_labelled_lines += drawn.num_lines
+    batches = (
+      labelled_to_lines(drawn.rows[start : start + num_rows], max_tokens)
+      for start in range(0, len(drawn.rows), num_rows)
+    )
+    return batches, {
+      "labelled_rows": len(drawn.rows),
+      "labelled_lines": progress.num_labelled_lines,
+      "labels_too_long": drawn.num_too_long,
+    }
+
+  def evaluate(self, name: str) -> float:
+    """Evaluates on held-out problems; returns the seconds it took."""
+    start = time.monotonic()
+    settings = self.config.evaluation
+    problems = self.held_out[: settings.num_problems]
+    for searcher, player in self.evaluators.items():
+
+      def on_progress(done, searcher=searcher):
+        self.flag.check()
+        self.reporter.progress(f"evaluate {searcher}", done, len(problems))
+
+      result = evaluate(
+        player,
+        self.state.played,
+        self.domain,
+        problems,
+        seed=self.config.seed,
+        on_progress=on_progress,
+      )
+      self.reporter.log(
+        {
+          "kind": "evaluation",
+          "iteration": self.progress.iteration,
+          "step": int(self.state.step),
+          "phase": name,
+          "searcher": searcher,
+          "problems": result.problems,
+          "top1": result.top1,
+          "any": result.any,
+          "mean": result.mean,
+          "ci95": list(result.ci95),
+          "tokens_per_problem": result.tokens_per_problem,
+          "terminal_value": "value",
+        }
+      )
+    if self.labelled is not None and self.labelled.held_out:
+      self._evaluate_steps(name)
+    return time.monotonic() - start
+
+  def _evaluate_steps(self, name: str) -> None:
+    """Judges the PRM by the labels that are held out."""
+    self.reporter.log(
+      {
+        "kind": "step_evaluation",
+        "iteration": self.progress.iteration,
+        "step": int(self.state.step),
+        "phase": name,
+        **step_evaluation.prm_figures(
+          self.graphdef,
+          self.state.played,
+          self.vocabulary,
+          self.labelled.held_out,
+          max_line_tokens=self.config.text.max_line_tokens,
+          batch_size=self.config.evaluation.batch_size,
+          seed=self.config.seed,
+        ),
+      }
+    )
