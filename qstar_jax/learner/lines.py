@@ -1,6 +1,7 @@
 """Rows of training batches: pieces of text put in place with their targets."""
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,6 +38,32 @@ class Segments:
   value_weight: np.ndarray
   prm_target: np.ndarray
   prm_weight: np.ndarray
+
+
+def lay_out(
+  rows: Sequence[Sequence[Sequence[int]]],
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+  """Places for the parts of rows, each after the one before it.
+
+  Args:
+    rows: of each row the tokens of its parts, prompt and steps.
+
+  Returns:
+    The flat tokens, int32 [X], and the fields row, start, offset and length of
+    `Segments`.
+  """
+  num_parts = np.array([len(parts) for parts in rows], np.int64)
+  parts = list(itertools.chain.from_iterable(rows))
+  length = np.array([len(part) for part in parts], np.int64)
+  offset = np.cumsum(length) - length
+  row_offset = np.repeat(offset[np.cumsum(num_parts) - num_parts], num_parts)
+  tokens = np.concatenate([np.zeros(0, np.int32), *parts], dtype=np.int32)
+  return tokens, {
+    "row": np.repeat(np.arange(len(rows)), num_parts),
+    "start": offset - row_offset,
+    "offset": offset,
+    "length": length,
+  }
 
 
 def assemble(
@@ -193,31 +220,23 @@ def plays_to_lines(plays: Sequence[Play], max_line_tokens: int) -> TrainBatch:
   Raises:
     UserError: a line is longer than T.
   """
-  parts, num_parts, label = [], [], []
+  rows, label = [], []
   for play in plays:
     bad_step = len(play.step_tokens) if play.bad_step is None else play.bad_step
     steps = play.step_tokens[: bad_step + 1]
-    parts += [play.prompt_tokens, *steps]
-    num_parts.append(1 + len(steps))
+    rows.append([play.prompt_tokens, *steps])
     before = _NO_LABEL if play.is_aimless else 1
-    label += [_NO_LABEL, *[before] * bad_step, 0][: num_parts[-1]]
+    label += [_NO_LABEL, *[before] * bad_step, 0][: len(rows[-1])]
   label = np.array(label, np.int64)
-  num_parts = np.array(num_parts, np.int64)
-  length = np.array([len(part) for part in parts], np.int64)
-  offset = np.cumsum(length) - length
-  row_offset = np.repeat(offset[np.cumsum(num_parts) - num_parts], num_parts)
   is_labelled = (label != _NO_LABEL).astype(np.float32)
   is_right = (label == 1).astype(np.float32)
+  tokens, places = lay_out(rows)
   segments = Segments(
-    row=np.repeat(np.arange(len(plays)), num_parts),
-    start=offset - row_offset,
-    offset=offset,
-    length=length,
+    **places,
     policy_weight=is_right,
     value_target=is_right,
     value_weight=is_labelled,
     prm_target=is_right,
     prm_weight=is_labelled,
   )
-  tokens = np.concatenate([np.zeros(0, np.int32), *parts], dtype=np.int32)
   return assemble(tokens, segments, len(plays), max_line_tokens)
