@@ -1,7 +1,7 @@
 """`qstar calibrate`: plays problems, and judges the scores of the steps."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from qstar_jax.evaluation import calibration
 from qstar_jax.evaluation.opened import Opened
 from qstar_jax.evaluation.scored_lines import (
   ScoredLine,
+  State,
   labelled_lines,
   open_states,
   oracle_lines,
@@ -90,23 +91,10 @@ def against_play(
   rng = np.random.default_rng(seed)
   for played in _play(opened, search, jobs, on_progress):
     prm += oracle_lines(domain, played)
-    root, *others = open_states(played)
-    drawn = rng.permutation(len(others))[: num_states - 1]
-    states += [root, *(others[i] for i in drawn)]
-  text = text_for_prefixes(config.text)
-  with_room = dataclasses.replace(
-    opened, config=dataclasses.replace(config, text=text)
-  )
-
-  def is_readable(state):
-    # Other tokens may have said the same in fewer.
-    num_tokens = count_tokens(
-      opened.loaded.vocabulary, state.problem.prompt, state.steps
-    )
-    return num_tokens <= text.max_prompt_tokens
+    states += _draw_states(opened, played, num_states, rng)
+  with_room = _with_room(opened)
 
   def success_rates(states):
-    search = PLAYERS[player](config.search)
     jobs = [
       Job(state.problem, seed + i * num_plays + j, steps=state.steps)
       for i, state in enumerate(states)
@@ -114,11 +102,13 @@ def against_play(
     ]
     scores = [
       plays.result(domain, played).verdict.score
-      for played in _play(with_room, search, jobs, on_progress)
+      for played in _play(
+        with_room, PLAYERS[player](config.search), jobs, on_progress
+      )
     ]
     return np.reshape(scores, (len(states), num_plays)).mean(axis=1)
 
-  value = value_lines(filter(is_readable, states), success_rates)
+  value = value_lines(states, success_rates)
   summary = {
     **_origin(opened, seed),
     "prm": {
@@ -132,6 +122,27 @@ def against_play(
     },
   }
   return Calibration(summary, {"prm": prm, "value": value})
+
+
+def _with_room(opened: Opened) -> Opened:
+  """With room for steps in the prompt."""
+  text = text_for_prefixes(opened.config.text)
+  config = dataclasses.replace(opened.config, text=text)
+  return dataclasses.replace(opened, config=config)
+
+
+def _draw_states(opened, played, num_states, rng) -> Iterator[State]:
+  """The problem of a play, and other states that it went on from."""
+  room = _with_room(opened).config.text.max_prompt_tokens
+  root, *others = open_states(played)
+  yield root
+  for i in rng.permutation(len(others))[: num_states - 1]:
+    num_tokens = count_tokens(
+      opened.loaded.vocabulary, played.problem.prompt, others[i].steps
+    )
+    # The network may have said it in fewer tokens than it takes to be read.
+    if num_tokens <= room:
+      yield others[i]
 
 
 def _play(opened, search, jobs, on_progress):

@@ -73,7 +73,9 @@ def _committed(record: TreeRecord, steps: list[step_tree.Step]) -> list[int]:
       strict=True,
     )
   )
-  on_line = [i for i, step in enumerate(steps) if edges.intersection(step.edges)]
+  on_line = [
+    i for i, step in enumerate(steps) if edges.intersection(step.edges)
+  ]
   return on_line[-1:]
 
 
