@@ -6,24 +6,22 @@ It is stored, so that those who go on with a job ask the same one.
 import itertools
 import json
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from flax import nnx
-from jax.sharding import Mesh
 
-from qstar_jax.config import ExperimentConfig
 from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.errors import UserError
 from qstar_jax.evaluation.opened import Opened
+from qstar_jax.labels.checked import checked
 from qstar_jax.labels.judge import Questions, verdict_rows
 from qstar_jax.learner import phase, train_step
 from qstar_jax.learner.lines import batch_lines
-from qstar_jax.records import LabelledLine
+from qstar_jax.records import LabelledLine, TreeRecord
 from qstar_jax.store import files
 
 _PARAMS, _SUMMARY = "params.npz", "lessons.json"
@@ -33,24 +31,27 @@ _MAX_LINES = 8192
 _STREAM = int.from_bytes(b"judge", "big")
 
 
+def lessons(
+  opened: Opened, trees: Sequence[TreeRecord], num_trees: int
+) -> Iterator[LabelledLine]:
+  """Checked labels of the first trees, `labels.judge.teach_share` of them.
+
+  They are evenly spread, the newest first.
+  """
+  size = int(opened.config.labels.judge.teach_share * num_trees)
+  for index in np.linspace(num_trees - 1, 0, size, dtype=int).tolist():
+    yield from checked(trees[index], opened.loaded.vocabulary, opened.domain)
+
+
 def teach(
-  graphdef: nnx.GraphDef,
-  params: Any,
-  lines: Iterable[LabelledLine],
-  questions: Questions,
-  *,
-  config: ExperimentConfig,
-  mesh: Mesh,
+  opened: Opened, lines: Iterable[LabelledLine]
 ) -> tuple[Any, dict[str, Any]]:
   """Teaches a copy of a network its verdicts, with the learner's optimizer.
 
   Args:
-    graphdef: structure of the network.
-    params: of the network; they stay as they are.
+    opened: the network, which stays as it is, and a config that gives the
+      questions, the number of steps, the learner and the seed.
     lines: with checked labels.
-    questions: that it will be asked.
-    config: `labels.judge.teach_steps`, the learner and the seed.
-    mesh: rows are split over its data axis.
 
   Returns:
     The params of the copy, and what there is to tell: labels, steps and loss,
@@ -59,7 +60,10 @@ def teach(
   Raises:
     UserError: there is no label to learn from, or a step was not finite.
   """
-  learner, num_steps = config.learner, config.labels.judge.teach_steps
+  config, loaded = opened.config, opened.loaded
+  learner, judge = config.learner, config.labels.judge
+  mesh = make_mesh(config.mesh)
+  questions = Questions(judge, loaded.vocabulary, config.text)
   lines = list(itertools.islice(lines, _MAX_LINES))
   rows = verdict_rows(lines, questions)
   if not len(rows.length):
@@ -67,9 +71,9 @@ def teach(
       "no checked label to teach the judge with: raise "
       "labels.judge.teach_share, or label more trees"
     )
-  optimizer = train_step.make_optimizer(learner, num_steps)
+  optimizer = train_step.make_optimizer(learner, judge.teach_steps)
   state = train_step.init_state(
-    jax.tree.map(jnp.copy, params), optimizer, learner, mesh
+    jax.tree.map(jnp.copy, loaded.params), optimizer, learner, mesh
   )
   rng = np.random.default_rng([config.seed, _STREAM])
   batches = (
@@ -78,10 +82,10 @@ def teach(
       rng.integers(len(rows.length), size=learner.batch_size),
       learner.batch_size,
     )
-    for _ in range(num_steps)
+    for _ in range(judge.teach_steps)
   )
   state, metrics = phase.run_steps(
-    train_step.make_train_steps(graphdef, optimizer, learner, mesh),
+    train_step.make_train_steps(loaded.graphdef, optimizer, learner, mesh),
     state,
     batches,
     mesh,
@@ -89,7 +93,7 @@ def teach(
   )
   summary = {
     "labels": int(sum((line.label >= 0).sum() for line in lines)),
-    "steps": num_steps,
+    "steps": judge.teach_steps,
     "loss": metrics["policy"],
   }
   return state.played, summary
@@ -110,19 +114,11 @@ def stored(
   Raises:
     UserError: see `teach`, or what is stored is damaged or cannot be written.
   """
-  loaded, config = opened.loaded, opened.config
   files.make_folder(folder)
   path = folder / _PARAMS
   with files.lock(folder, wait=True):
     if not path.exists():
-      taught, summary = teach(
-        loaded.graphdef,
-        loaded.params,
-        lines,
-        Questions(config.labels.judge, loaded.vocabulary, config.text),
-        config=config,
-        mesh=make_mesh(config.mesh),
-      )
+      taught, summary = teach(opened, lines)
       text = json.dumps(summary, indent=2) + "\n"
       files.publish_text(folder / _SUMMARY, text)
       leaves = jax.device_get(jax.tree.leaves(taught))
@@ -131,7 +127,7 @@ def stored(
         sum(leaf.nbytes for leaf in leaves),
         lambda aside: np.savez(aside, *leaves),
       )
-  return _read(path, loaded.params)
+  return _read(path, opened.loaded.params)
 
 
 def _read(path: epath.Path, params: Any) -> Any:
@@ -142,7 +138,7 @@ def _read(path: epath.Path, params: Any) -> Any:
       found = [arrays[f"arr_{i}"] for i in range(len(leaves))]
     if list(map(np.shape, found)) != list(map(np.shape, leaves)):
       raise ValueError("it is of another network")
-  except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+  except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
     raise UserError(
       f"{path} is damaged ({error}): use another directory"
     ) from error

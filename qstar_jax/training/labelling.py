@@ -18,7 +18,6 @@ from qstar_jax.errors import UserError
 from qstar_jax.evaluation import job as evaluation_job
 from qstar_jax.evaluation.opened import Opened, open_checkpoint
 from qstar_jax.labels import job
-from qstar_jax.labels.checked import checked
 from qstar_jax.labels.lines import Line
 from qstar_jax.labels.network_sources import NETWORK_SOURCES, network_source
 from qstar_jax.labels.tree_lines import make_sample_fn, tree_lines
@@ -158,7 +157,7 @@ def _by_network(request, config, out, told) -> Labelling:
   num_trees = min(len(trees), request.limit or len(trees))
   params = opened.loaded.params
   if is_taught:
-    lessons = _lessons(opened, trees, num_trees)
+    lessons = judge_lessons.lessons(opened, trees, num_trees)
     params = judge_lessons.stored(out / "judge", opened, lessons)
   label = network_source(
     request.source,
@@ -232,15 +231,6 @@ def _digest(problems: Sequence[Problem] | None) -> str | None:
     return None
   keys = "\n".join(problem.key for problem in problems)
   return hashlib.sha256(keys.encode()).hexdigest()[:16]
-
-
-def _lessons(
-  opened: Opened, trees: ReplayReader, num_trees: int
-) -> Iterator[LabelledLine]:
-  """Checked labels of a share of the trees, evenly spread, newest first."""
-  size = int(opened.config.labels.judge.teach_share * num_trees)
-  for index in np.linspace(num_trees - 1, 0, size, dtype=int).tolist():
-    yield from checked(trees[index], opened.loaded.vocabulary, opened.domain)
 
 
 # The lines of the trees or problems of these numbers.
