@@ -260,8 +260,16 @@ class ReplayConfig:
 
 # Of `learner.objective.LOSSES`.
 LossName = Literal[
-  Literal["policy", "value", "prm", "prm_ranking", "kl", "entropy"],
-  Literal["token_q", "token_value", "cql", "awac"],
+  "policy",
+  "value",
+  "prm",
+  "prm_ranking",
+  "kl",
+  "entropy",
+  "token_q",
+  "token_value",
+  "cql",
+  "awac",
 ]
 
 
@@ -402,11 +410,16 @@ class JudgeConfig:
     prompts: what stands behind the step, one wording or several.
     right: the verdict on a right step, as a text.
     wrong: on a wrong one.
+    teach_share: of the trees, whose checked labels teach a copy of the network
+      its verdicts before it judges.
+    teach_steps: gradient steps of that; 0 asks the network as it is.
   """
 
   prompts: tuple[str, ...] = ("step ok?",)
   right: str = "yes"
   wrong: str = "no"
+  teach_share: float = 0.05
+  teach_steps: int = 300
 
 
 @dataclasses.dataclass(frozen=True)

@@ -159,6 +159,8 @@ BOUNDS: Mapping[str, Bound] = {
   ),
   "labels.judge.right": _LINE,
   "labels.judge.wrong": _LINE,
+  "labels.judge.teach_share": _UNIT,
+  "labels.judge.teach_steps": _COUNT_OR_NONE,
   "checkpoint.every_iterations": _COUNT,
   "checkpoint.keep": _COUNT,
   "mesh.data": _AXIS,

@@ -14,8 +14,8 @@ def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="qstar calibrate",
     description="Judges the PRM by the domain's exact oracle, step by step, on "
-    "lines that the policy samples, and V by how often problems are solved; or "
-    "the PRM by stored labels.",
+    "lines that the policy samples, and V by how often play that goes on from "
+    "there solves the problem; or the PRM by stored labels.",
     epilog="Fields of the run's config can be set: --search.num-lines 32.",
     allow_abbrev=False,
   )
@@ -35,7 +35,10 @@ def _parser() -> argparse.ArgumentParser:
     help="whose successes V is to predict: the run's search, or none",
   )
   parser.add_argument(
-    "--num-plays", type=int, default=8, help="of each problem by that player"
+    "--num-states", type=int, default=4, help="of each problem, to judge V at"
+  )
+  parser.add_argument(
+    "--num-plays", type=int, default=8, help="from each state by that player"
   )
   parser.add_argument(
     "--out", help="directory for figures, steps and a picture"
@@ -77,6 +80,7 @@ def _against_play(opened: Any, args: argparse.Namespace) -> Any:
       opened,
       problems,
       player=args.player,
+      num_states=args.num_states,
       num_plays=args.num_plays,
       seed=args.seed,
       on_progress=lambda name, done, total: progress.update(

@@ -1,7 +1,7 @@
 """`qstar calibrate`: plays problems, and judges the scores of the steps."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,16 +12,18 @@ from qstar_jax.evaluation import calibration
 from qstar_jax.evaluation.opened import Opened
 from qstar_jax.evaluation.scored_lines import (
   ScoredLine,
+  State,
   labelled_lines,
+  open_states,
   oracle_lines,
-  root_state,
   value_lines,
 )
 from qstar_jax.evaluation.step_scores import score_lines
 from qstar_jax.records import LabelledLine, Problem
 from qstar_jax.search.searchers import for_evaluation
 from qstar_jax.selfplay import plays
-from qstar_jax.selfplay.player import Job
+from qstar_jax.selfplay.player import Job, text_for_prefixes
+from qstar_jax.text.steps import count_tokens
 
 # (what is being done, plays done, plays in all); may raise to stop.
 OnProgress = Callable[[str, int, int], None]
@@ -52,18 +54,21 @@ def against_play(
   problems: Sequence[Problem],
   *,
   player: str,
+  num_states: int,
   num_plays: int,
   seed: int,
   on_progress: OnProgress = lambda name, done, total: None,
 ) -> Calibration:
-  """The PRM against the exact oracle, V of the problems against plays.
+  """The PRM against the exact oracle, V against plays that go on.
 
   Args:
     opened: the checkpoint.
     problems: at least one.
     player: a key of `PLAYERS`, that V is to predict.
-    num_plays: of each problem by that player.
-    seed: of the play and of the bootstrap.
+    num_states: of each problem, that V is judged at: the problem, and some that
+      its sampled lines went on from, the more likely the more of them did.
+    num_plays: from each state by that player.
+    seed: of the play, the draw of states and the bootstrap.
     on_progress: see `OnProgress`.
 
   Raises:
@@ -76,25 +81,32 @@ def against_play(
       "oracle that says whether a solution can still be reached: write it (see "
       "qstar_jax.domains.step_domain)"
     )
-  if num_plays < 1:
-    raise UserError(f"--num-plays {num_plays}: must be 1 or more")
-  search = for_evaluation(opened.config.search, "best_of_n")
+  for flag, number in ("states", num_states), ("plays", num_plays):
+    if number < 1:
+      raise UserError(f"--num-{flag} {number}: must be 1 or more")
+  config = opened.config
+  search = for_evaluation(config.search, "best_of_n")
+  jobs = [Job(problem, seed + i) for i, problem in enumerate(problems)]
   prm, states = [], []
-  for played in _play(opened, search, problems, 1, seed, on_progress):
+  rng = np.random.default_rng(seed)
+  for played in _play(opened, search, jobs, on_progress):
     prm += oracle_lines(domain, played)
-    states.append(root_state(played))
+    states += _draw_states(opened, played, num_states, rng)
+  with_room = _with_room(opened)
 
   def success_rates(states):
-    # Only problems are asked for here: `Job` plays from there.
-    problems = [state.problem for state in states]
-    search = PLAYERS[player](opened.config.search)
+    jobs = [
+      Job(state.problem, seed + i * num_plays + j, steps=state.steps)
+      for i, state in enumerate(states)
+      for j in range(num_plays)
+    ]
     scores = [
       plays.result(domain, played).verdict.score
       for played in _play(
-        opened, search, problems, num_plays, seed, on_progress
+        with_room, PLAYERS[player](config.search), jobs, on_progress
       )
     ]
-    return np.reshape(scores, (len(problems), num_plays)).mean(axis=1)
+    return np.reshape(scores, (len(states), num_plays)).mean(axis=1)
 
   value = value_lines(states, success_rates)
   summary = {
@@ -112,15 +124,34 @@ def against_play(
   return Calibration(summary, {"prm": prm, "value": value})
 
 
-def _play(opened, search, problems, num_plays, seed, on_progress):
-  """Plays of problems, those of one problem one after another."""
-  total = num_plays * len(problems)
-  num_trees = min(opened.config.evaluation.batch_size, total)
+def _with_room(opened: Opened) -> Opened:
+  """With room for steps in the prompt."""
+  text = text_for_prefixes(opened.config.text)
+  config = dataclasses.replace(opened.config, text=text)
+  return dataclasses.replace(opened, config=config)
+
+
+def _draw_states(opened, played, num_states, rng) -> Iterator[State]:
+  """The problem of a play, and other states that it went on from."""
+  room = _with_room(opened).config.text.max_prompt_tokens
+  root, *others = open_states(played)
+  yield root
+  for i in rng.permutation(len(others))[: num_states - 1]:
+    num_tokens = count_tokens(
+      opened.loaded.vocabulary, played.problem.prompt, others[i].steps
+    )
+    # The network may have said it in fewer tokens than it takes to be read.
+    if num_tokens <= room:
+      yield others[i]
+
+
+def _play(opened, search, jobs, on_progress):
+  """Plays of jobs, in their order."""
+  num_trees = min(opened.config.evaluation.batch_size, len(jobs))
   player = opened.player(search, num_trees)
-  jobs = (Job(problems[i // num_plays], seed + i) for i in range(total))
   for done, played in enumerate(player.play(opened.loaded.params, jobs), 1):
     yield played
-    on_progress(search.searcher, done, total)
+    on_progress(search.searcher, done, len(jobs))
 
 
 def against_labels(

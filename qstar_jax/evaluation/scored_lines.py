@@ -85,9 +85,13 @@ def oracle_lines(domain: Domain, played: Played) -> Iterator[ScoredLine]:
     )
 
 
-def root_state(played: Played) -> State:
-  """The problem of a play, before any step."""
-  return State(played.problem, (), float(played.tree.problem_value))
+def open_states(played: Played) -> Iterator[State]:
+  """What a play went on from: its problem, and steps that others follow."""
+  tree = played.tree
+  yield State(played.problem, (), float(tree.problem_value))
+  for edge in map(tuple, np.argwhere(tree.child != NONE)):
+    steps = played.judge.line(int(line_index(tree, *edge)))
+    yield State(played.problem, steps, float(tree.value[edge]))
 
 
 def value_lines(

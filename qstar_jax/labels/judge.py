@@ -12,6 +12,7 @@ taught by those alone; the labels that it gives are its own.
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -144,25 +145,26 @@ def _padded(
   return tokens, start, length
 
 
-def _make_score_fn(
-  graphdef: nnx.GraphDef, max_verdict_tokens: int
-) -> Callable[..., chex.Array]:
-  """(params, tokens_BT, start_B, length_B) -> log p of the verdicts [B]."""
-
-  @jax.jit
-  def score(params, tokens_BT, start_B, length_B):
-    model = nnx.merge(graphdef, params)
-    hidden_BTM = model.forward(tokens_BT)
-    at_BR = start_B[:, None] + jnp.arange(max_verdict_tokens)[None]
-    # Position t - 1 speaks of token t; the others need no logits.
-    before_BRM = jnp.take_along_axis(hidden_BTM, at_BR[..., None] - 1, axis=1)
-    log_prob_BR = -optax.softmax_cross_entropy_with_integer_labels(
-      model.logits(before_BRM), jnp.take_along_axis(tokens_BT, at_BR, axis=1)
-    )
-    is_verdict_BR = at_BR < (start_B + length_B)[:, None]
-    return jnp.sum(jnp.where(is_verdict_BR, log_prob_BR, 0), axis=1)
-
-  return score
+@functools.partial(jax.jit, static_argnums=(0, 2))
+def _log_prob_verdicts(
+  graphdef: nnx.GraphDef,
+  params: Any,
+  max_verdict_tokens: int,
+  tokens_BT: chex.Array,
+  start_B: chex.Array,
+  length_B: chex.Array,
+) -> chex.Array:
+  """log p of the verdict that each row has at its end, [B]."""
+  model = nnx.merge(graphdef, params)
+  hidden_BTM = model.forward(tokens_BT)
+  at_BR = start_B[:, None] + jnp.arange(max_verdict_tokens)[None]
+  # Position t - 1 speaks of token t; the others need no logits.
+  before_BRM = jnp.take_along_axis(hidden_BTM, at_BR[..., None] - 1, axis=1)
+  log_prob_BR = -optax.softmax_cross_entropy_with_integer_labels(
+    model.logits(before_BRM), jnp.take_along_axis(tokens_BT, at_BR, axis=1)
+  )
+  is_verdict_BR = at_BR < (start_B + length_B)[:, None]
+  return jnp.sum(jnp.where(is_verdict_BR, log_prob_BR, 0), axis=1)
 
 
 def label_lines(
@@ -174,7 +176,7 @@ def label_lines(
   batch_size: int,
   params_version: int,
 ) -> Iterator[LabelledLine]:
-  """Asks the network about every step of every line; soft.
+  """Asks the network about the steps of every line, from `begin` on; soft.
 
   Args:
     graphdef: structure of the network.
@@ -197,19 +199,20 @@ def label_lines(
           questions.about(line.problem.prompt, line.steps[: i + 1]), verdicts
         )
       )
-      for i in range(len(line.steps))
+      for i in range(line.begin, len(line.steps))
     ]
 
   asked, ahead = itertools.tee((line, rows_of_steps(line)) for line in lines)
   log_probs = _score_rows(
-    _make_score_fn(graphdef, questions.max_verdict_tokens),
-    params,
+    functools.partial(
+      _log_prob_verdicts, graphdef, params, questions.max_verdict_tokens
+    ),
     (row for _, of_line in ahead for rows in of_line for row in rows),
     questions,
     batch_size,
   )
   for line, of_line in asked:
-    label = []
+    label = [NO_LABEL] * line.begin
     for rows in of_line:
       yes, no = np.reshape([next(log_probs) for _ in rows], (-1, 2)).T
       p_yes = np.exp(-np.logaddexp(0, no - yes))
@@ -230,7 +233,6 @@ def label_lines(
 
 def _score_rows(
   score_fn: Callable[..., chex.Array],
-  params: Any,
   rows: Iterable[_Row],
   questions: Questions,
   batch_size: int,
@@ -238,5 +240,5 @@ def _score_rows(
   """log p of every row's verdict, in batches of one shape."""
   rows = iter(rows)
   while batch := list(itertools.islice(rows, batch_size)):
-    scores = score_fn(params, *_padded(batch, batch_size, questions))
+    scores = score_fn(*_padded(batch, batch_size, questions))
     yield from np.asarray(scores)[: len(batch)].tolist()

@@ -23,6 +23,8 @@ class Line(NamedTuple):
     steps: texts without delimiter.
     is_finished: the last step finishes the line.
     origin: see `LabelledLine`.
+    begin: index of the first step that is to have a label; those before it have
+      theirs in another line. Binary search heeds no such thing.
   """
 
   index: int
@@ -30,6 +32,7 @@ class Line(NamedTuple):
   steps: tuple[str, ...]
   is_finished: bool
   origin: str = ""
+  begin: int = 0
 
 
 def play_seed(seed: int, line: Line, number: int) -> int:

@@ -28,7 +28,7 @@ from qstar_jax.records import Domain, LabelledLine, Outcome, Problem
 from qstar_jax.search import searchers
 from qstar_jax.search.tree import line_index
 from qstar_jax.selfplay.player import Job, Played, Player, text_for_prefixes
-from qstar_jax.text.steps import encode_line
+from qstar_jax.text.steps import count_tokens
 from qstar_jax.text.vocabulary import Vocabulary
 
 
@@ -135,10 +135,7 @@ def make_rollout_fn(
   def is_played(prefix: Prefix) -> bool:
     if is_closed(prefix):
       return False
-    prompt, steps = encode_line(
-      vocabulary, prefix.problem.prompt, prefix.steps, is_finished=False
-    )
-    num_tokens = len(prompt) + sum(map(len, steps))
+    num_tokens = count_tokens(vocabulary, prefix.problem.prompt, prefix.steps)
     return num_tokens <= text.max_prompt_tokens
 
   def roll_out(prefixes: Iterable[Prefix]) -> Iterator[Rollouts]:
@@ -190,7 +187,7 @@ def label_lines(
   seed: int,
   params_version: int,
 ) -> Iterator[LabelledLine]:
-  """Labels every step of every line by roll-outs.
+  """Labels the steps of every line, from `begin` on, by roll-outs.
 
   The steps of all lines share the tables, which stay full to the last lines.
 
@@ -209,10 +206,11 @@ def label_lines(
     prefix for line in ahead for prefix in _prefixes(line, seed)
   )
   for line in lines:
-    of_steps = list(itertools.islice(found, len(line.steps)))
+    of_steps = list(itertools.islice(found, len(line.steps) - line.begin))
+    label = [rollouts.value(kind) for rollouts in of_steps]
     yield labelled(
       line,
-      [rollouts.value(kind) for rollouts in of_steps],
+      [NO_LABEL] * line.begin + label,
       kind=kind,
       source=f"rollouts_{kind}",
       params_version=params_version,
@@ -221,8 +219,8 @@ def label_lines(
 
 
 def _prefixes(line: Line, seed: int) -> Iterator[Prefix]:
-  """The line up to and with each of its steps."""
-  for i in range(1, len(line.steps) + 1):
+  """The line up to and with each of its steps that wants a label."""
+  for i in range(line.begin + 1, len(line.steps) + 1):
     is_finished = line.is_finished and i == len(line.steps)
     number = play_seed(seed, line, i)
     yield Prefix(line.problem, line.steps[:i], is_finished, number)

@@ -58,6 +58,16 @@ def encode_line(
   ]
 
 
+def count_tokens(
+  vocabulary: Vocabulary, prompt: str, steps: Sequence[str]
+) -> int:
+  """Tokens of a line that is to go on; see `encode_line`."""
+  prompt_tokens, of_steps = encode_line(
+    vocabulary, prompt, steps, is_finished=False
+  )
+  return len(prompt_tokens) + sum(map(len, of_steps))
+
+
 def decode_line(
   vocabulary: Vocabulary, tokens: Iterable[int]
 ) -> tuple[str, tuple[str, ...], bool]:

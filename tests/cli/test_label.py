@@ -137,7 +137,7 @@ def test_stopped_and_run_again(
 @pytest.mark.parametrize(
   ("options", "parts"),
   [
-    (["--source", "prayer"], ["'prayer'", "checked, tree_q"]),
+    (["--source", "prayer"], ["'prayer'", "checked, tree_q, rollouts_soft"]),
     (["--process", "2", "--num-processes", "2"], ["--process 2", "0 to 1"]),
     (["--process", "-1"], ["--process -1", "0 to 0"]),
     (["--num-processes", "0"], ["--num-processes 0", "1 or more"]),

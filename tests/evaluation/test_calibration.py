@@ -10,7 +10,10 @@ import pytest
 from etils import epath
 from rich.console import Console
 
+from qstar_jax.checkpoint import Loaded
+from qstar_jax.config import EvaluationConfig, ExperimentConfig
 from qstar_jax.domains import make_domain
+from qstar_jax.domains.countdown import Countdown
 from qstar_jax.domains.splits import held_out
 from qstar_jax.errors import UserError
 from qstar_jax.evaluation import (
@@ -19,9 +22,12 @@ from qstar_jax.evaluation import (
   calibration_results,
   step_metrics,
 )
-from qstar_jax.evaluation.opened import open_checkpoint
-from qstar_jax.evaluation.scored_lines import ScoredLine
-from qstar_jax.records import LabelledLine
+from qstar_jax.evaluation.opened import Opened, open_checkpoint
+from qstar_jax.evaluation.scored_lines import ScoredLine, open_states
+from qstar_jax.records import LabelledLine, Outcome, Verdict
+from qstar_jax.search.searchers import for_evaluation
+from qstar_jax.selfplay.player import Job
+from tests.selfplay import conftest as tiny
 
 pytest_plugins = ["tests.training.micro_run"]
 
@@ -176,7 +182,7 @@ def test_a_domain_without_oracle_is_refused():
   opened = types.SimpleNamespace(domain=types.SimpleNamespace(name="talk"))
   with pytest.raises(UserError, match=r"^domain talk has no .* solvable"):
     calibration_job.against_play(
-      opened, [], player="policy", num_plays=1, seed=0
+      opened, [], player="policy", num_states=1, num_plays=1, seed=0
     )
 
 
@@ -257,6 +263,7 @@ def test_v_is_judged_by_the_plays_of_a_player(opened):
       of,
       problems,
       player="policy",
+      num_states=1,
       num_plays=3,
       seed=0,
       on_progress=lambda *progress: done.append(progress),
@@ -271,3 +278,65 @@ def test_v_is_judged_by_the_plays_of_a_player(opened):
     assert len({float(line.score[0]) for line in found.lines["value"]}) > 1
   assert done[3] == ("best_of_n", 4, 4)
   assert done[15] == ("sample", 12, 12)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvenStart(Countdown):
+  """Solved are the lines whose first step has an even sum of letters."""
+
+  def verify(self, problem, steps):
+    is_even = sum(map(ord, steps[0])) % 2 == 0
+    return Verdict(Outcome(int(not is_even)), float(is_even))
+
+
+def test_v_in_mid_line_is_judged_from_there():
+  """By a verifier that makes up its mind at the first step."""
+  graphdef, params = tiny.network()
+  config = ExperimentConfig(
+    text=tiny.TEXT,
+    model=tiny.MODEL,
+    search=dataclasses.replace(tiny.SEARCH, num_lines=6, beam_width=2),
+    evaluation=EvaluationConfig(batch_size=8),
+  )
+  loaded = Loaded(config, tiny.VOCABULARY, graphdef, params, step=0, meta={})
+  opened = Opened(loaded, config, EvenStart(max_number=1))
+  problems = tiny.PROBLEMS[:2]
+  found = calibration_job.against_play(
+    opened, problems, player="policy", num_states=20, num_plays=8, seed=0
+  ).lines["value"]
+  player = opened.player(for_evaluation(config.search, "best_of_n"), 8)
+  jobs = [Job(problem, i) for i, problem in enumerate(problems)]
+  expected = {
+    (state.problem.key, state.value): sum(map(ord, state.steps[0])) % 2 == 0
+    for played in player.play(params, jobs)
+    for state in open_states(played)
+    if state.steps
+    # What was said in odd tokens may not fit in the usual ones.
+    and len(tiny.VOCABULARY.encode("\n".join((*state.steps, ""))))
+    + len(state.problem.prompt)
+    <= 12 + 2 * 2
+  }
+  assert set(expected.values()) == {False, True}
+  roots = [line for line in found if line.depth == 0]
+  assert len(roots) == 2
+  others = {
+    (line.problem_key, line.score.item()): line.label.item()
+    for line in found
+    if line.depth > 0
+  }
+  assert others == expected
+  assert {line.depth.item() for line in found} == {0, 1, 2}
+  few = calibration_job.against_play(
+    opened, problems, player="policy", num_states=2, num_plays=1, seed=0
+  ).lines["value"]
+  assert [line.depth.item() > 0 for line in few] == [False, True] * 2
+  assert all(
+    line.score.item() in {x for _, x in expected} for line in few[1::2]
+  )
+
+
+def test_few_states_of_each_problem_are_asked_for(opened):
+  with pytest.raises(UserError, match=r"^--num-states 0: must be 1 or more$"):
+    calibration_job.against_play(
+      opened, [], player="policy", num_states=0, num_plays=1, seed=0
+    )

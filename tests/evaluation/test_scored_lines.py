@@ -10,8 +10,8 @@ from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.evaluation.scored_lines import (
   State,
   labelled_lines,
+  open_states,
   oracle_lines,
-  root_state,
   value_lines,
 )
 from qstar_jax.evaluation.step_scores import LineScores
@@ -97,11 +97,17 @@ def test_scores_and_labels_follow_the_line(plays):
       np.testing.assert_array_equal(line.label, labels)
 
 
-def test_the_root_has_the_value_of_the_problem(plays):
-  state = root_state(plays[3])
-  assert state.problem == tiny.PROBLEMS[3]
-  assert state.steps == ()
-  assert state.value == plays[3].tree.raw_value[0]
+def test_open_states_are_those_that_nodes_were_made_of(plays):
+  """In a tree of samples there is a node for each, with its value."""
+  for problem, played in zip(tiny.PROBLEMS, plays, strict=True):
+    tree = played.tree
+    root, *others = open_states(played)
+    assert root == (problem, (), tree.problem_value)
+    nodes = np.flatnonzero((tree.depth != NONE) & (tree.parent != NONE))
+    found = sorted((len(state.steps), state.value) for state in others)
+    expected = zip(tree.depth[nodes], tree.raw_value[nodes], strict=True)
+    assert found == sorted(expected)
+    assert all(state.problem == problem for state in others)
 
 
 def test_a_state_is_played_from_once():

@@ -118,6 +118,24 @@ def test_labels_do_not_depend_on_the_batch(network):
       np.testing.assert_allclose(one.label, other.label, atol=1e-6)
 
 
+def test_steps_before_the_first_are_not_asked_about(network):
+  whole = judge(network, LINES)
+  begins = (1, 0, 2)
+  part = judge(
+    network,
+    [
+      line._replace(begin=begin)
+      for line, begin in zip(LINES, begins, strict=True)
+    ],
+  )
+  for one, other, begin in zip(whole, part, begins, strict=True):
+    assert other.label[:begin].tolist() == [NO_LABEL] * begin
+    np.testing.assert_allclose(
+      one.label[begin:], other.label[begin:], atol=1e-6
+    )
+    assert (one.tokens > other.tokens) == (begin > 0)
+
+
 def test_what_does_not_fit_is_not_judged(network):
   steps = ("1", "2" * (TEXT.max_line_tokens - 6), "3", "4")
   long = LINES[0]._replace(steps=steps)

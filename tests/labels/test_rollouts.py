@@ -129,6 +129,16 @@ def test_hard_labels_say_whether_any_is_solved(rollout_fn):
   assert_binomial([line.label[0] for line in hard], p, 1)
 
 
+def test_steps_before_the_first_cost_nothing_and_change_nothing(rollout_fn):
+  lines = lines_of(("a", "b", "?"), 8)
+  whole = label(rollout_fn, lines)
+  part = label(rollout_fn, [line._replace(begin=2) for line in lines])
+  for one, other in zip(whole, part, strict=True):
+    assert other.label[:2].tolist() == [NO_LABEL] * 2
+    assert other.label[2] == one.label[2] != NO_LABEL
+    assert 0 < other.tokens < one.tokens
+
+
 def test_the_record(rollout_fn):
   line = Line(3, PROBLEM, ("a", "b", ""), is_finished=True, origin="here")
   (record,) = label(rollout_fn, [line], "hard")
