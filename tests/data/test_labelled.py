@@ -30,6 +30,7 @@ def test_a_file_here_or_in_the_data_folder(write, tmp_path, monkeypatch):
   (line,) = labelled.read(f"math_shepherd:{path}", report)
   assert line.label.tolist() == [1, 0]
   assert report.num_records == 1
+  monkeypatch.delenv("QSTAR_DATA_DIR", raising=False)
   with pytest.raises(UserError, match=r"no file shepherd\.jsonl; check"):
     labelled.read("math_shepherd:shepherd.jsonl", report)
   monkeypatch.setenv("QSTAR_DATA_DIR", str(tmp_path))

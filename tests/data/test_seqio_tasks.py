@@ -11,7 +11,7 @@ from qstar_jax.config import TextConfig
 from qstar_jax.data import examples, prm800k
 from qstar_jax.data import splits as splits_of_others
 from qstar_jax.data.reading import Report
-from qstar_jax.domains import DOMAINS, make_domain, splits
+from qstar_jax.domains import make_domain, splits
 from qstar_jax.domains.hindsight import draw_line
 from qstar_jax.errors import UserError
 from qstar_jax.learner import lines
@@ -97,7 +97,7 @@ def _check_sharding(seqio, task, split="train"):
   assert sorted(shuffled[0]) == sorted(shuffled[2]) == sorted(whole)
 
 
-@pytest.mark.parametrize("name", DOMAINS)
+@pytest.mark.parametrize("name", DIFFICULTIES)
 def test_warmup_of_every_domain(seqio, tasks, name):
   task = _add_warmup(tasks, name)
   assert seqio.get_mixture_or_task(f"qstar_{name}_warmup") is task
@@ -192,7 +192,7 @@ def test_registering_again_replaces(seqio, tasks):
 
 def test_mixture(seqio, tasks):
   names = []
-  for name in DOMAINS:
+  for name in DIFFICULTIES:
     names.append(_add_warmup(tasks, name, num_lines=100).name)
   for _ in range(2):
     mixture = tasks.add_mixture("qstar_warmup", dict.fromkeys(names, 1.0))
