@@ -1,7 +1,7 @@
 """Whose labels teach a PRM best, and what do they cost?
 
 usage: python tools/compare_labels.py RUN [--out build/labels]
-         [--num-trees 1024] [--lines-per-tree 16] [--steps 600]
+         [--num-trees 1024] [--lines-per-tree 8] [--steps 200]
          [--seeds 0 1 2] [--sources oracle checked ...] [config overrides]
 
 RUN is a finished run, e.g. of tiny_cpu. Of its newest trees some lines are
@@ -16,13 +16,17 @@ drawn, the same for everybody, and every source is asked about their steps:
   judge          a copy of the run's network, taught by the checked labels of
                  labels.judge.teach_share of the trees
 
-A fresh network of the run's shape then learns the PRM, and nothing else, from
-those labels: initial weights by the seed, and the same optimizer, gradient
-steps and rows to a step. So what a PRM knows it knows from its labels; the
-run's own trunk has learnt from checked ones. The PRMs score the same steps: all
-different ones of the lines that the run's policy samples of held-out problems
-(search.num_lines of each), against the oracle. Seeds change the play of the
-sources, the judge, and the training; neither trees nor scored steps.
+A copy of the run's network whose PRM head is empty then learns the PRM, and
+nothing else, from those labels: for every source the same start, optimizer,
+gradient steps and rows to a step. What the trunk knows of steps it knows
+before, so let RUN be one that has had no labels of steps, only answers:
+
+  qstar train tiny_cpu --learner.prm-weight 0 --run-dir runs/no_prm
+
+The PRMs score the same steps: all different ones of the lines that the run's
+policy samples of held-out problems (search.num_lines of each), against the
+oracle. Seeds change the play of the sources, the judge, and the rows that are
+drawn; neither trees nor scored steps.
 
 Intervals are bootstrapped over problems. A row that is in OUT/results.jsonl is
 not made again. OUT/labels.md has the table, OUT/labels.png the picture.
@@ -36,6 +40,8 @@ import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from matplotlib.figure import Figure
@@ -55,7 +61,6 @@ from qstar_jax.labels.tree_sources import TREE_SOURCES, tree_source
 from qstar_jax.learner import phase, train_step
 from qstar_jax.learner.labelled import LabelledTokens, labelled_to_lines
 from qstar_jax.learner.lines import batch_lines
-from qstar_jax.model.transformer import init_model
 from qstar_jax.records import LabelledLine, TrainBatch, TreeRecord
 from qstar_jax.replay import ReplayReader
 from qstar_jax.text.steps import encode_line
@@ -193,56 +198,66 @@ def agreement(opened: Opened, lines: Sequence[LabelledLine]) -> dict[str, Any]:
 
 
 def to_rows(opened: Opened, lines: Sequence[LabelledLine]) -> TrainBatch:
-  """Rows that teach the PRM alone; lines without a label have none."""
-  rows = labelled_to_lines(
-    [
-      LabelledTokens(
-        *encode_line(
-          opened.loaded.vocabulary,
-          line.prompt,
-          line.steps,
-          is_finished=line.is_finished,
-        ),
-        line.label.tolist(),
-      )
-      for line in lines
-      if (line.label >= 0).any()
-    ],
-    opened.config.text.max_line_tokens,
-  )
+  """Rows that teach the PRM alone; steps without a label after them, or that
+  do not fit, are left out."""
+  max_tokens = opened.config.text.max_line_tokens
+  found = []
+  for line in lines:
+    prompt, steps = encode_line(
+      opened.loaded.vocabulary,
+      line.prompt,
+      line.steps,
+      is_finished=line.is_finished,
+    )
+    end = np.cumsum([*map(len, steps)]) + len(prompt)
+    kept = np.flatnonzero((line.label >= 0) & (end <= max_tokens))
+    if kept.size:
+      label = line.label[: kept[-1] + 1].tolist()
+      found.append(LabelledTokens(prompt, steps[: len(label)], label))
+  rows = labelled_to_lines(found, max_tokens)
   nothing = np.zeros_like(rows.policy_weight)
   return dataclasses.replace(rows, policy_weight=nothing)
 
 
+def without_prm(params: Any) -> Any:
+  """A copy of params that says 1/2 of every step."""
+  return jax.tree.map_with_path(
+    lambda path, x: jnp.zeros_like(x) if _is_prm(path) else jnp.copy(x), params
+  )
+
+
+def _is_prm(path: Sequence[Any]) -> bool:
+  return any(getattr(key, "key", None) == "prm_head" for key in path)
+
+
 class Pupils:
-  """Trains fresh networks; compiled once for all of them."""
+  """Trains copies of a network; compiled once for all of them."""
 
   def __init__(self, opened: Opened, num_steps: int):
-    self._config = opened.config
-    self._vocabulary = opened.loaded.vocabulary
+    self._learner = opened.config.learner
+    self._params = opened.loaded.params
     self._mesh = make_mesh(opened.config.mesh)
     self._num_steps = num_steps
-    learner = opened.config.learner
-    self._optimizer = train_step.make_optimizer(learner, num_steps)
+    self._optimizer = train_step.make_optimizer(self._learner, num_steps)
     self._train_steps = train_step.make_train_steps(
-      opened.loaded.graphdef, self._optimizer, learner, self._mesh
+      opened.loaded.graphdef, self._optimizer, self._learner, self._mesh
     )
 
   def train(self, rows: TrainBatch, seed: int) -> Any:
     """The params that rows, drawn with replacement, lead to."""
-    learner = self._config.learner
-    _, params = init_model(self._config.model, self._vocabulary.size, seed)
     rng = np.random.default_rng(seed)
-    size = learner.batch_size
+    size = self._learner.batch_size
     state, _ = phase.run_steps(
       self._train_steps,
-      train_step.init_state(params, self._optimizer, learner, self._mesh),
+      train_step.init_state(
+        without_prm(self._params), self._optimizer, self._learner, self._mesh
+      ),
       (
         batch_lines(rows, rng.integers(len(rows.length), size=size), size)
         for _ in range(self._num_steps)
       ),
       self._mesh,
-      steps_per_call=learner.steps_per_call,
+      steps_per_call=self._learner.steps_per_call,
     )
     return state.played
 
@@ -420,8 +435,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument("run", type=pathlib.Path)
   parser.add_argument("--out", type=pathlib.Path, default="build/labels")
   parser.add_argument("--num-trees", type=int, default=1024)
-  parser.add_argument("--lines-per-tree", type=int, default=16)
-  parser.add_argument("--steps", type=int, default=600)
+  parser.add_argument("--lines-per-tree", type=int, default=8)
+  parser.add_argument("--steps", type=int, default=200)
   parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
   parser.add_argument(
     "--sources", nargs="+", choices=SOURCES, default=list(SOURCES)
