@@ -49,6 +49,7 @@ from matplotlib.figure import Figure
 from qstar_jax import configuration
 from qstar_jax.cli import runtime
 from qstar_jax.distributed.mesh import make_mesh
+from qstar_jax.errors import UserError
 from qstar_jax.evaluation import calibration, job
 from qstar_jax.evaluation.opened import Opened, open_checkpoint
 from qstar_jax.evaluation.scored_lines import labelled_lines
@@ -176,7 +177,12 @@ def ask(
     )(flat)
   else:
     answers = ask_oracle(opened, flat)
-  return list(merge(answers))
+  found = list(merge(answers))
+  if not any((line.label >= 0).any() for line in found):
+    raise UserError(
+      f"{source} says nothing of the lines that were drawn: give more trees"
+    )
+  return found
 
 
 def agreement(opened: Opened, lines: Sequence[LabelledLine]) -> dict[str, Any]:
@@ -384,8 +390,9 @@ def table(rows: Sequence[Row]) -> str:
     cells = [source]
     for name in ("auroc", "ece"):
       figures = [row["test"][name] for row in group]
-      value = 100 * np.array([figure["value"] for figure in figures])
-      low, high = 100 * np.mean([f["ci95"] for f in figures], axis=0)
+      value = 100 * np.array([figure["value"] for figure in figures], float)
+      ends = np.array([figure["ci95"] for figure in figures], float)
+      low, high = 100 * ends.mean(axis=0)
       cells.append(f"{value.mean():.1f} [{low:.1f}, {high:.1f}]")
       cells.append(f"{value.min():.1f} to {value.max():.1f}")
     mean = {
@@ -410,8 +417,8 @@ def draw(rows: Sequence[Row], path: pathlib.Path) -> None:
   for axes, name in zip(panels, ("auroc", "ece"), strict=True):
     for place, group in enumerate(groups.values()):
       figures = [row["test"][name] for row in group]
-      value = np.array([f["value"] for f in figures])
-      ends = np.array([f["ci95"] for f in figures])
+      value = np.array([f["value"] for f in figures], float)
+      ends = np.array([f["ci95"] for f in figures], float)
       apart = place + 0.12 * (np.arange(len(group)) - (len(group) - 1) / 2)
       axes.errorbar(
         100 * value,

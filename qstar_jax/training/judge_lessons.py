@@ -134,7 +134,8 @@ def _read(path: epath.Path, params: Any) -> Any:
   """Stored params, of the shapes and shardings of others."""
   leaves, structure = jax.tree.flatten(params)
   try:
-    with files.local_copy(path) as copy, np.load(copy) as arrays:
+    with files.local_copy(path) as copy, open(copy, "rb") as file:
+      arrays = np.load(file)
       found = [arrays[f"arr_{i}"] for i in range(len(leaves))]
     if list(map(np.shape, found)) != list(map(np.shape, leaves)):
       raise ValueError("it is of another network")

@@ -64,18 +64,19 @@ def test_lessons_are_a_share_of_the_trees(opened, trees):
 
 
 def test_a_copy_learns_what_it_is_shown(opened, trees):
+  """Told that steps are right which it has called wrong."""
   lines = [
-    line
+    dataclasses.replace(line, label=np.abs(line.label - (line.label == 0)))
     for line in judge_lessons.lessons(opened, trees, len(trees))
-    if line.label[-1] == 0
+    if (line.label >= 0)[-1]
   ]
   before = jax.device_get(opened.loaded.params)
   taught, summary = judge_lessons.teach(opened, lines)
   assert summary["labels"] == sum((line.label >= 0).sum() for line in lines)
   assert summary["steps"] == 40
   untaught = judge(opened, opened.loaded.params, lines)
-  # All of them are wrong.
-  assert judge(opened, taught, lines).mean() < 0.2 < untaught.mean()
+  assert untaught.mean() < 0.01
+  assert judge(opened, taught, lines).mean() > 0.1
   for old, new in zip(
     jax.tree.leaves(before),
     jax.tree.leaves(jax.device_get(opened.loaded.params)),
@@ -109,5 +110,5 @@ def test_the_judge_is_taught_once(opened, trees, tmp_path):
 
 
 def test_without_a_label_there_is_no_lesson(opened):
-  with pytest.raises(UserError, match=r"^no checked label .* teach_share"):
+  with pytest.raises(UserError, match=r"^no checked label .*teach_share"):
     judge_lessons.teach(opened, [])
