@@ -25,7 +25,7 @@ from qstar_jax.labels.tree_sources import TREE_SOURCES, tree_source
 from qstar_jax.records import LabelledLine, Problem
 from qstar_jax.replay import ReplayReader
 from qstar_jax.training import judge_lessons
-from qstar_jax.training.alternate import difficulties, held_out_problems
+from qstar_jax.training.inputs import difficulties, held_out_problems
 
 # Sets of problems that have a name and no file.
 HELD_OUT, TRAIN = "held_out", "train"
