@@ -116,9 +116,9 @@ def lock(folder: epath.Path) -> Iterator[None]:
   if not is_local(folder):
     yield
     return
-  with explain_failed_write(folder):
-    file = open(folder / _LOCK, "w")  # noqa: SIM115
-  with file:
+  with contextlib.ExitStack() as stack:
+    with explain_failed_write(folder):
+      file = stack.enter_context(open(folder / _LOCK, "w"))
     try:
       fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
