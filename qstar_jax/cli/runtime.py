@@ -4,11 +4,18 @@ import ctypes
 import logging
 import os
 import pathlib
+import re
+import warnings
 
 from qstar_jax.config import ExperimentConfig
 
 # A program that compiles faster than this is not worth a file.
 _MIN_COMPILE_SECONDS = 0.2
+
+# How JAX warns of a cache entry that it cannot read, by its program's name.
+_UNREADABLE_ENTRY = re.compile(
+  r"Error reading persistent compilation cache entry for '(\w+)'"
+)
 
 # Of glibc's mallopt(3). A thread's heap has 64 MB and is given back as soon as
 # it is empty, unless heaps are to grow by that much.
@@ -69,6 +76,27 @@ def start_runtime(config: ExperimentConfig | None = None) -> None:
   for name, value in settings.items():
     if name.upper() not in os.environ:
       jax.config.update(name, value)
+  if jax.config.jax_compilation_cache_dir:
+    _drop_cut_entries(pathlib.Path(jax.config.jax_compilation_cache_dir))
+
+
+def _drop_cut_entries(cache: pathlib.Path) -> None:
+  """Has entries that a killed program left cut made anew.
+
+  JAX writes an entry in place, warns at every later read of a cut one, compiles
+  the program again, and keeps the cut entry. Its warning is the one sign of it.
+  """
+  show = warnings.showwarning
+
+  def drop_or_show(message, *args, **kwargs):
+    unreadable = _UNREADABLE_ENTRY.match(str(message))
+    if unreadable is None:
+      show(message, *args, **kwargs)
+      return
+    for entry in cache.glob(f"{unreadable[1]}-*"):
+      entry.unlink(missing_ok=True)
+
+  warnings.showwarning = drop_or_show
 
 
 def _writable_cache() -> pathlib.Path | None:

@@ -120,9 +120,9 @@ def lock(folder: epath.Path, *, wait: bool = False) -> Iterator[None]:
   if not is_local(folder):
     yield
     return
-  with explain_failed_write(folder):
-    file = open(folder / _LOCK, "w")  # noqa: SIM115
-  with file:
+  with contextlib.ExitStack() as stack:
+    with explain_failed_write(folder):
+      file = stack.enter_context(open(folder / _LOCK, "w"))
     try:
       fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:

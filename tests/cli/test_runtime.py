@@ -60,21 +60,36 @@ print(json.dumps(faults))
 """
 
 
+# A program large enough for the cache, and another warning.
+_COMPILE_CODE = """
+import json, warnings
+from qstar_jax.cli.runtime import start_runtime
+start_runtime()
+import jax, jax.numpy as jnp
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+print(json.dumps(float(jax.jit(jnp.sum)(jnp.ones(3)))))
+warnings.warn("another")
+"""
+
+
 def _start(code=_CODE, **variables):
-  """What a fresh process has after `start_runtime`."""
+  """What a fresh process prints after `start_runtime`."""
+  return json.loads(_finish(code, "-Werror", **variables).stdout)
+
+
+def _finish(code, *options, **variables):
   environment = {
     name: value
     for name, value in os.environ.items()
     if name == "PATH" or name.startswith("PYTHON")
   }
-  finished = subprocess.run(
-    [sys.executable, "-Werror", "-c", code],
+  return subprocess.run(
+    [sys.executable, *options, "-c", code],
     env={**environment, "JAX_PLATFORMS": "cpu", **variables},
     check=True,
     capture_output=True,
     text=True,
   )
-  return json.loads(finished.stdout)
 
 
 def test_devices_cache_and_logging_are_set(tmp_path):
@@ -115,3 +130,22 @@ def test_the_cache_is_found_by_the_usual_variables(monkeypatch):
   assert runtime.cache_dir() == pathlib.Path("/xdg/qstar_jax")
   monkeypatch.setenv("QSTAR_CACHE_DIR", "/own")
   assert runtime.cache_dir() == pathlib.Path("/own")
+
+
+def test_a_cut_cache_entry_is_made_anew(tmp_path):
+  """As where a program was killed while it wrote the entry."""
+
+  def finish():
+    finished = _finish(_COMPILE_CODE, QSTAR_CACHE_DIR=str(tmp_path))
+    assert finished.stdout == "3.0\n"
+    assert "another" in finished.stderr
+    assert "cache" not in finished.stderr
+    return {
+      path.name: path.stat().st_size for path in tmp_path.glob("xla/*-cache")
+    }
+
+  whole = finish()
+  assert whole
+  for name, size in whole.items():
+    os.truncate(tmp_path / "xla" / name, size // 2)
+  assert finish() == whole

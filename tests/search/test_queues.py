@@ -37,6 +37,25 @@ def in_queue_order(world, priority, num_expansions):
     expanded.append(line)
 
 
+def assert_plays_are_queues(tree, priority_in, num_expansions):
+  """Asserts that every tree expands and commits what its queue does.
+
+  Args:
+    tree: of all plays.
+    priority_in: gives the priority of a line in a `PlainWorld`.
+    num_expansions: after which a queue ends.
+  """
+  num_found = 0
+  for b in range(NUM_TREES):
+    world = PlainWorld(b)
+    expanded, found = in_queue_order(world, priority_in(world), num_expansions)
+    assert expanded_paths(tree, b) == expanded
+    if found is not None:
+      num_found += 1
+      assert path(tree, b, committed(tree, b)[-1]) == found
+  assert num_found > NUM_TREES // 2
+
+
 @pytest.mark.parametrize(
   "changes",
   [{}, {"heuristic_weight": 0.0}, {"path_cost": "depth"}],
@@ -44,24 +63,18 @@ def in_queue_order(world, priority, num_expansions):
 )
 def test_astar_is_a_queue(changes):
   config = setting("astar", num_simulations=40, **changes)
-  tree = play(config)
-  num_found = 0
-  for b in range(NUM_TREES):
-    world = PlainWorld(b)
 
-    def priority(line, world=world):
+  def priority_in(world):
+    def priority(line):
       scores = [world.prm(line[: i + 1]) for i in range(len(line))]
       g = -len(line) if config.path_cost == "depth" else np.log(np.prod(scores))
       h = 0 if world.is_finished(line) else np.log(world.value(line))
       return g + config.heuristic_weight * h
 
-    limit = MAX_STEPS * (1 + config.num_simulations)
-    expanded, found = in_queue_order(world, priority, limit)
-    assert expanded_paths(tree, b) == expanded
-    if found is not None:
-      num_found += 1
-      assert path(tree, b, committed(tree, b)[-1]) == found
-  assert num_found > NUM_TREES // 2
+    return priority
+
+  limit = MAX_STEPS * (1 + config.num_simulations)
+  assert_plays_are_queues(play(config), priority_in, limit)
 
 
 def test_astar_by_depth_alone_is_uniform_cost():

@@ -1,5 +1,7 @@
 """Searchers over tokens, against plain ones; here a token is a step."""
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -16,10 +18,10 @@ from tests.search.hash_plays import (
   row,
   setting,
 )
-from tests.search.test_queues import in_queue_order
+from tests.search.test_queues import assert_plays_are_queues
 
 
-def line_score(world, config):
+def line_score(config, world):
   """log pi of a line + lambda log V at its end, or log Q, as a function."""
   estimate = world.token_q if config.heuristic == "token_q" else world.value
 
@@ -39,16 +41,8 @@ def test_token_astar_is_a_queue(weight, heuristic):
     heuristic_weight=weight,
     heuristic=heuristic,
   )
-  tree = play(config)
-  num_found = 0
-  for b in range(NUM_TREES):
-    world = PlainWorld(b)
-    expanded, found = in_queue_order(world, line_score(world, config), 100)
-    assert expanded_paths(tree, b) == expanded
-    if found is not None:
-      num_found += 1
-      assert path(tree, b, committed(tree, b)[-1]) == found
-  assert num_found > NUM_TREES // 2
+  score_in = functools.partial(line_score, config)
+  assert_plays_are_queues(play(config), score_in, num_expansions=100)
 
 
 def test_token_astar_takes_a_verdict_for_the_value():
@@ -78,7 +72,7 @@ def test_token_beam_is_level_by_level(weight, heuristic):
   tree = play(config)
   for b in range(NUM_TREES):
     world = PlainWorld(b)
-    score = line_score(world, config)
+    score = line_score(config, world)
     level, expanded, results = [()], [], []
     while level:
       expanded += level

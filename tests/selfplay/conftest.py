@@ -13,6 +13,7 @@ from qstar_jax.config import ModelConfig, SearchConfig, TextConfig
 from qstar_jax.domains.countdown import Countdown
 from qstar_jax.model.transformer import init_model
 from qstar_jax.search import searchers
+from qstar_jax.selfplay import plays
 from qstar_jax.selfplay.player import Job, Player
 from qstar_jax.text.vocabulary import Vocabulary
 
@@ -131,9 +132,21 @@ def play(search, problems, seeds, num_devices=1):
   return list(player(search, num_devices).play(network()[1], jobs))
 
 
-def stacked(plays):
+def stacked(played):
   """The trees of plays as a batch."""
-  return jax.tree.map(lambda *x: np.stack(x), *(play.tree for play in plays))
+  return jax.tree.map(lambda *x: np.stack(x), *(play.tree for play in played))
+
+
+def record(search, played, **identity):
+  """What replay gets of a play of `search`; `identity` as in `to_record`."""
+  identity = {"actor_id": 0, "sequence": 0, "params_version": 0, **identity}
+  return plays.to_record(
+    DOMAIN,
+    played,
+    search=SEARCHES[search],
+    prompt_tokens=VOCABULARY.encode_prompt(played.problem.prompt),
+    **identity,
+  )
 
 
 @pytest.fixture(scope="session")
@@ -152,4 +165,5 @@ def tiny():
     player=player,
     play=play,
     stacked=stacked,
+    record=record,
   )

@@ -9,7 +9,6 @@ from flax import nnx
 from qstar_jax.errors import UserError
 from qstar_jax.records import Outcome
 from qstar_jax.search.tree import NONE
-from qstar_jax.selfplay import plays
 from qstar_jax.selfplay.judge import LineJudge, judge_afterwards
 from qstar_jax.selfplay.player import Job, Player
 
@@ -241,15 +240,7 @@ def test_shared_statistics_are_those_of_the_lines(tiny):
         num_twins += 1
     assert len(set(keys.values())) == len(keys)
     num_twins -= len(keys)
-    q = plays.to_record(
-      tiny.domain,
-      played,
-      actor_id=0,
-      sequence=0,
-      params_version=0,
-      search=tiny.searches["shared"],
-      prompt_tokens=[],
-    ).q
+    q = tiny.record("shared", played).q
     nodes = tree.depth != NONE
     states, is_open = tree.state[nodes], tree.is_open[nodes]
     for state in np.unique(states[is_open]):

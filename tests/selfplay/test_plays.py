@@ -18,15 +18,8 @@ def played(tiny):
 
 
 def make_record(tiny, played, mode, row):
-  prompt = tiny.problems[row].prompt
-  return plays.to_record(
-    tiny.domain,
-    played[mode][row],
-    actor_id=3,
-    sequence=row,
-    params_version=7,
-    search=tiny.searches[mode],
-    prompt_tokens=tiny.vocabulary.encode_prompt(prompt),
+  return tiny.record(
+    mode, played[mode][row], actor_id=3, sequence=row, params_version=7
   )
 
 

@@ -124,15 +124,7 @@ def test_steps_are_judged_when_they_are_whole(tiny, search):
 
 def test_a_record_reads_as_what_it_is(tiny):
   (played, *_) = played_by(tiny, "token_beam")
-  record = plays.to_record(
-    tiny.domain,
-    played,
-    actor_id=0,
-    sequence=0,
-    params_version=0,
-    search=tiny.searches["token_beam"],
-    prompt_tokens=tiny.vocabulary.encode_prompt(played.problem.prompt),
-  )
+  record = tiny.record("token_beam", played)
   reading = TreeReading(record, tiny.vocabulary)
   fates = {reading.fate(edge).kind for edge in reading.child}
   assert fates <= {"expanded", "illegal"}
