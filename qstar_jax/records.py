@@ -219,6 +219,10 @@ class TreeRecord:
   final_score: float
 
 
+# In the label's place where a step has none.
+NO_LABEL = -1.0
+
+
 @dataclasses.dataclass(frozen=True)
 class LabelledLine:
   """A line of which some steps have been judged: process supervision.
@@ -233,7 +237,7 @@ class LabelledLine:
     prompt: the problem's text; ends in a newline, holds no other.
     steps: texts without delimiter, at least one.
     is_finished: the last step finishes the line.
-    label: float32 [len(steps)] in [0, 1]; -1 where a step has none.
+    label: float32 [len(steps)] in [0, 1], or `NO_LABEL`.
     kind: what a label is: `hard`, a yes or no, 1 or 0; `soft`, a probability.
     source: who says so, a name of `labels.SOURCES`.
     params_version: learner step of the network that was asked; -1 if none was.

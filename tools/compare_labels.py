@@ -21,7 +21,7 @@ nothing else, from those labels: for every source the same start, optimizer,
 gradient steps and rows to a step. What the trunk knows of steps it knows
 before, so let RUN be one that has had no labels of steps, only answers:
 
-  qstar train tiny_cpu --learner.prm-weight 0 --run-dir runs/no_prm
+  qstar train tiny_cpu --learner.losses.prm 0 --run-dir runs/no_prm
 
 The PRMs score the same steps: all different ones of the lines that the run's
 policy samples of held-out problems (search.num_lines of each), against the
@@ -54,17 +54,16 @@ from qstar_jax.evaluation import calibration, job
 from qstar_jax.evaluation.opened import Opened, open_checkpoint
 from qstar_jax.evaluation.scored_lines import labelled_lines
 from qstar_jax.evaluation.step_scores import score_lines
-from qstar_jax.labels.lines import NO_LABEL, Line, labelled
+from qstar_jax.labels.lines import Line, labelled
 from qstar_jax.labels.merge import merge
 from qstar_jax.labels.network_sources import NETWORK_SOURCES, network_source
 from qstar_jax.labels.tree_lines import make_sample_fn, tree_lines
 from qstar_jax.labels.tree_sources import TREE_SOURCES, tree_source
 from qstar_jax.learner import phase, train_step
-from qstar_jax.learner.labelled import LabelledTokens, labelled_to_lines
+from qstar_jax.learner.labelled import labelled_to_lines, tokenise
 from qstar_jax.learner.lines import batch_lines
-from qstar_jax.records import LabelledLine, TrainBatch, TreeRecord
+from qstar_jax.records import NO_LABEL, LabelledLine, TrainBatch, TreeRecord
 from qstar_jax.replay import ReplayReader
-from qstar_jax.text.steps import encode_line
 from qstar_jax.training import judge_lessons
 
 SOURCES = ("oracle", "checked", "rollouts_soft", "rollouts_hard")
@@ -204,22 +203,13 @@ def agreement(opened: Opened, lines: Sequence[LabelledLine]) -> dict[str, Any]:
 
 
 def to_rows(opened: Opened, lines: Sequence[LabelledLine]) -> TrainBatch:
-  """Rows that teach the PRM alone; steps without a label after them, or that
-  do not fit, are left out."""
+  """Rows that teach the PRM alone."""
   max_tokens = opened.config.text.max_line_tokens
-  found = []
-  for line in lines:
-    prompt, steps = encode_line(
-      opened.loaded.vocabulary,
-      line.prompt,
-      line.steps,
-      is_finished=line.is_finished,
-    )
-    end = np.cumsum([*map(len, steps)]) + len(prompt)
-    kept = np.flatnonzero((line.label >= 0) & (end <= max_tokens))
-    if kept.size:
-      label = line.label[: kept[-1] + 1].tolist()
-      found.append(LabelledTokens(prompt, steps[: len(label)], label))
+  found = [
+    row
+    for line in lines
+    for row in tokenise(line, opened.loaded.vocabulary, max_tokens)[0]
+  ]
   rows = labelled_to_lines(found, max_tokens)
   nothing = np.zeros_like(rows.policy_weight)
   return dataclasses.replace(rows, policy_weight=nothing)

@@ -60,7 +60,8 @@ class Features:
     frequent = sorted(w for w, n in counts.items() if n >= _MIN_STEPS)
     self._column = {word: i for i, word in enumerate(frequent)}
     dense = self._dense(lines)
-    self._mean, self._deviation = dense.mean(axis=0), dense.std(axis=0)
+    self._mean, deviation = dense.mean(axis=0), dense.std(axis=0)
+    self._deviation = np.where(deviation > 0, deviation, 1)
 
   def __call__(self, lines: Sequence[LabelledLine]) -> scipy.sparse.csr_matrix:
     """[S, F] of S steps."""
@@ -149,12 +150,12 @@ def network_scores(run: str, test: Sequence[LabelledLine]) -> np.ndarray:
   )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
   parser.add_argument("data", type=pathlib.Path)
   parser.add_argument("--run")
   parser.add_argument("--out", type=pathlib.Path, default="build/prm800k")
-  args = parser.parse_args()
+  args = parser.parse_args(argv)
   train, test = (
     read_steps(args.data / f"prm800k/phase1_{split}_steps.jsonl.gz")
     for split in ("train", "test")

@@ -13,10 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from qstar_jax.data.fields import NO_LABEL
 from qstar_jax.domains.hindsight import HindsightLine
 from qstar_jax.errors import UserError
-from qstar_jax.records import LabelledLine, Outcome, TrainBatch, TreeRecord
+from qstar_jax.records import (
+  NO_LABEL,
+  LabelledLine,
+  Outcome,
+  TrainBatch,
+  TreeRecord,
+)
 from qstar_jax.text.steps import encode_line
 from qstar_jax.text.vocabulary import Vocabulary
 

@@ -12,9 +12,6 @@ from qstar_jax.data.reading import Reason, Refusal
 from qstar_jax.domains.expressions import quote
 from qstar_jax.records import LabelledLine
 
-# Label of a step that nobody has judged.
-NO_LABEL = -1.0
-
 # How one problem's text differs from copy to copy: space, TeX's space, math
 # signs, and sizes of fractions and brackets.
 _LAYOUT = re.compile(

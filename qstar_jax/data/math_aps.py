@@ -17,7 +17,7 @@ from etils import epath
 
 from qstar_jax.data import fields, reading
 from qstar_jax.data.reading import Reason, Refusal, Report
-from qstar_jax.records import LabelledLine
+from qstar_jax.records import NO_LABEL, LabelledLine
 
 _BOX = "\\boxed"
 # Texts and labels of some steps.
@@ -72,7 +72,7 @@ def _tree_lines(root: dict[str, Any]) -> Iterator[_Line]:
     if not children:
       yield steps, label
       continue
-    unlabelled = (fields.NO_LABEL,) * len(steps)
+    unlabelled = (NO_LABEL,) * len(steps)
     waiting += [(child, steps, unlabelled) for child in reversed(children[1:])]
     waiting.append((children[0], steps, label))
 
@@ -100,4 +100,4 @@ def _prefix_lines(record: dict[str, Any], found: list[Any]) -> Iterator[_Line]:
       steps = (*steps, step)
       above.append((solution, steps))
     if steps:
-      yield steps, (fields.NO_LABEL,) * (len(steps) - 1) + (value,)
+      yield steps, (NO_LABEL,) * (len(steps) - 1) + (value,)

@@ -23,7 +23,7 @@ from qstar_jax.data import fields, reading
 from qstar_jax.data.reading import Reason, Refusal, Report
 from qstar_jax.domains.expressions import quote
 from qstar_jax.errors import UserError
-from qstar_jax.records import LabelledLine
+from qstar_jax.records import NO_LABEL, LabelledLine
 
 _ANSWER = " # Answer "
 
@@ -41,19 +41,18 @@ def read(
   Args:
     path: `.jsonl`, `.json` or `.parquet`, or one of them gzipped.
     report: counts, and says what happens to bad records.
-    neutral: label of rating 0, in [0, 1]; `fields.NO_LABEL` leaves such steps
+    neutral: label of rating 0, in [0, 1]; `NO_LABEL` leaves such steps
       without one.
 
   Raises:
     UserError: `neutral` is neither; or see `reading.read`.
   """
-  if neutral != fields.NO_LABEL and not 0 <= neutral <= 1:
+  if neutral != NO_LABEL and not 0 <= neutral <= 1:
     raise UserError(
-      f"neutral is {neutral}: must be in [0, 1], or {fields.NO_LABEL:g} for no"
-      " label"
+      f"neutral is {neutral}: must be in [0, 1], or {NO_LABEL:g} for no label"
     )
-  labels = {1: 1.0, 0: neutral, -1: 0.0, None: fields.NO_LABEL}
-  kind = "hard" if neutral in (0, 1, fields.NO_LABEL) else "soft"
+  labels = {1: 1.0, 0: neutral, -1: 0.0, None: NO_LABEL}
+  kind = "hard" if neutral in (0, 1, NO_LABEL) else "soft"
 
   def parse(record: Any, origin: str) -> Iterator[LabelledLine]:
     is_raw = isinstance(record, dict) and "question" in record
@@ -63,7 +62,7 @@ def read(
         "prm800k",
         problem,
         steps,
-        [fields.NO_LABEL] * (len(steps) - 1) + [labels[rating]],
+        [NO_LABEL] * (len(steps) - 1) + [labels[rating]],
         kind=kind,
         source="human",
         is_finished=_ANSWER in steps[-1],

@@ -17,7 +17,7 @@ import tensorflow as tf
 from etils import epath
 
 from qstar_jax.config import TextConfig
-from qstar_jax.data import fields, prm800k, splits
+from qstar_jax.data import prm800k, splits
 from qstar_jax.data.examples import (
   PROMPT,
   WEIGHTS,
@@ -30,7 +30,7 @@ from qstar_jax.data.reading import Report
 from qstar_jax.domains.hindsight import draw_line
 from qstar_jax.domains.splits import TrainingProblems
 from qstar_jax.errors import UserError
-from qstar_jax.records import Domain, Outcome
+from qstar_jax.records import NO_LABEL, Domain, Outcome
 from qstar_jax.replay import ReplayReader
 from qstar_jax.text import vocabulary as vocabulary_lib
 from qstar_jax.text.steps import split_steps
@@ -283,7 +283,7 @@ def add_prm800k(
       if split == "train":
         lines = splits.without(lines, keys)
       for line in itertools.islice(lines, index, None, num_shards):
-        if (line.label != fields.NO_LABEL).any():
+        if (line.label != NO_LABEL).any():
           yield from_labels(line, vocabulary)
 
     return examples

@@ -26,9 +26,9 @@ from typing import Literal
 import numpy as np
 
 from qstar_jax.config import LabelsConfig
-from qstar_jax.labels.lines import NO_LABEL, Line, labelled, play_seed
+from qstar_jax.labels.lines import Line, labelled, play_seed
 from qstar_jax.labels.rollouts import Prefix, Rollout, RolloutFn, Rollouts
-from qstar_jax.records import LabelledLine
+from qstar_jax.records import NO_LABEL, LabelledLine
 
 
 def selection_scores(

@@ -5,7 +5,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from qstar_jax.labels import step_tree
-from qstar_jax.records import Domain, LabelledLine, Outcome, TreeRecord
+from qstar_jax.records import (
+  NO_LABEL,
+  Domain,
+  LabelledLine,
+  Outcome,
+  TreeRecord,
+)
 from qstar_jax.text.vocabulary import Vocabulary
 
 
@@ -29,7 +35,7 @@ def checked(
   """
   problem = step_tree.read_problem(record, domain)
   steps = step_tree.read_steps(record, vocabulary)
-  label = np.full(len(steps), step_tree.NO_LABEL, np.float32)
+  label = np.full(len(steps), NO_LABEL, np.float32)
   # The texts up to each step; None where one of them is illegal.
   lines: list[tuple[str, ...] | None] = []
   for index, step in enumerate(steps):

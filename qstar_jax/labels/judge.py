@@ -25,8 +25,8 @@ import optax
 from flax import nnx
 
 from qstar_jax.config import JudgeConfig, TextConfig
-from qstar_jax.labels.lines import NO_LABEL, Line, labelled
-from qstar_jax.records import LabelledLine, TrainBatch
+from qstar_jax.labels.lines import Line, labelled
+from qstar_jax.records import NO_LABEL, LabelledLine, TrainBatch
 from qstar_jax.text.steps import encode_line
 from qstar_jax.text.vocabulary import Vocabulary
 

@@ -7,8 +7,6 @@ import numpy as np
 
 from qstar_jax.records import LabelledLine, Problem
 
-# What stands in place of a label where there is none.
-NO_LABEL = -1.0
 # Keeps the seeds of labels apart from those of self-play.
 _STREAM = int.from_bytes(b"labels", "big")
 

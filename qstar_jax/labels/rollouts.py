@@ -23,8 +23,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from qstar_jax.config import ModelConfig, SearchConfig, TextConfig
-from qstar_jax.labels.lines import NO_LABEL, Line, labelled, play_seed
-from qstar_jax.records import Domain, LabelledLine, Outcome, Problem
+from qstar_jax.labels.lines import Line, labelled, play_seed
+from qstar_jax.records import NO_LABEL, Domain, LabelledLine, Outcome, Problem
 from qstar_jax.search import searchers
 from qstar_jax.search.tree import line_index
 from qstar_jax.selfplay.player import Job, Played, Player, text_for_prefixes

@@ -7,10 +7,14 @@ from typing import NamedTuple
 import numpy as np
 
 from qstar_jax.errors import UserError
-from qstar_jax.records import Domain, LabelledLine, Problem, TreeRecord
+from qstar_jax.records import (
+  NO_LABEL,
+  Domain,
+  LabelledLine,
+  Problem,
+  TreeRecord,
+)
 from qstar_jax.text.vocabulary import Vocabulary
-
-NO_LABEL = -1.0
 
 
 class Step(NamedTuple):

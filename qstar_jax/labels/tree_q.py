@@ -6,6 +6,7 @@ import numpy as np
 
 from qstar_jax.labels import step_tree
 from qstar_jax.records import (
+  NO_LABEL,
   NOT_JUDGED,
   LabelledLine,
   Outcome,
@@ -36,7 +37,7 @@ def tree_q(
     UserError: the vocabulary is not the tree's.
   """
   steps = step_tree.read_steps(record, vocabulary)
-  label = np.full(len(steps), step_tree.NO_LABEL, np.float32)
+  label = np.full(len(steps), NO_LABEL, np.float32)
   is_verdict = np.isin(
     record.outcome, (NOT_JUDGED, Outcome.TIMEOUT), invert=True
   )

@@ -7,10 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from qstar_jax.errors import UserError
-from qstar_jax.records import TrainBatch
-
-# Label of a prompt, and of a step that nobody has judged.
-_NO_LABEL = -1
+from qstar_jax.records import NO_LABEL, TrainBatch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,6 +194,31 @@ def batch_lines(
   return _of_fields(take, lines)
 
 
+def join(parts: Sequence[TrainBatch]) -> TrainBatch:
+  """The rows of several batches, one after the other.
+
+  Where some of them know nothing of a field, it is 0 in their rows: there is no
+  weight on it. A field that none has stays None.
+  """
+
+  def concatenate(name):
+    fields = [getattr(part, name) for part in parts]
+    known = next((field for field in fields if field is not None), None)
+    if known is None:
+      return None
+    return np.concatenate(
+      [
+        np.zeros((len(part.tokens), *known.shape[1:]), known.dtype)
+        if field is None
+        else field
+        for part, field in zip(parts, fields, strict=True)
+      ]
+    )
+
+  names = [field.name for field in dataclasses.fields(TrainBatch)]
+  return TrainBatch(**{name: concatenate(name) for name in names})
+
+
 def _of_fields(
   fn: Callable[[str, np.ndarray], np.ndarray], lines: TrainBatch
 ) -> TrainBatch:
@@ -286,10 +308,10 @@ def plays_to_lines(plays: Sequence[Play], max_line_tokens: int) -> TrainBatch:
     bad_step = len(play.step_tokens) if play.bad_step is None else play.bad_step
     steps = play.step_tokens[: bad_step + 1]
     rows.append([play.prompt_tokens, *steps])
-    before = _NO_LABEL if play.is_aimless else 1
-    label += [_NO_LABEL, *[before] * bad_step, 0][: len(rows[-1])]
-  label = np.array(label, np.int64)
-  is_labelled = (label != _NO_LABEL).astype(np.float32)
+    before = NO_LABEL if play.is_aimless else 1
+    label += [NO_LABEL, *[before] * bad_step, 0][: len(rows[-1])]
+  label = np.array(label)
+  is_labelled = (label != NO_LABEL).astype(np.float32)
   is_right = (label == 1).astype(np.float32)
   tokens, places = lay_out(rows)
   lesson = Lesson(

@@ -49,7 +49,7 @@ def sample_batches(
     num_lines += len(part.tokens)
   if num_lines == 0:
     return
-  every = jax.tree.map(lambda *fields: np.concatenate(fields), *parts)
+  every = lines_lib.join(parts)
   order = rng.permutation(num_lines)[:wanted]
   for start in range(0, len(order), learner.batch_size):
     rows = order[start : start + learner.batch_size]

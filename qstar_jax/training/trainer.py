@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 from flax import nnx
@@ -18,6 +17,7 @@ from qstar_jax.domains import make_domain, splits
 from qstar_jax.errors import UserError
 from qstar_jax.evaluation import step_evaluation
 from qstar_jax.evaluation.evaluate import evaluate
+from qstar_jax.learner import lines as lines_lib
 from qstar_jax.learner import phase, priorities
 from qstar_jax.learner import train_step as train_step_lib
 from qstar_jax.learner.labelled import labelled_to_lines
@@ -349,7 +349,12 @@ class Trainer:
     replay = self.window.metrics(int(self.state.step))
     return {
       **metrics,
-      **{f"replay_{name}": value for name, value in replay.items()},
+      **{
+        f"replay_{name}": value
+        for name, value in replay.items()
+        # Another run's versions are no age.
+        if self.plays or "staleness" not in name
+      },
       **drawn,
       "seconds_learn": time.monotonic() - start,
     }
@@ -378,11 +383,7 @@ class Trainer:
     if num_labelled:
       rows, drawn = self._draw_labelled(num_labelled)
       parts.append(rows)
-    batches = (
-      jax.tree.map(lambda *fields: np.concatenate(fields), *group)
-      for group in zip(*parts, strict=False)
-    )
-    return batches, drawn
+    return map(lines_lib.join, zip(*parts, strict=False)), drawn
 
   def _draw_labelled(
     self, num_rows: int

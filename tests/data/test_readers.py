@@ -16,10 +16,9 @@ from qstar_jax.data import (
   prm800k,
   prmbench,
 )
-from qstar_jax.data.fields import NO_LABEL
 from qstar_jax.data.reading import Reason, Report
 from qstar_jax.errors import UserError
-from qstar_jax.records import LabelledLine
+from qstar_jax.records import NO_LABEL, LabelledLine
 
 GSM8K = {
   "question": "How many\nclips?",

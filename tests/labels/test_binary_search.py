@@ -10,9 +10,9 @@ import pytest
 
 from qstar_jax.config import LabelsConfig
 from qstar_jax.labels import binary_search
-from qstar_jax.labels.lines import NO_LABEL, Line
+from qstar_jax.labels.lines import Line
 from qstar_jax.labels.rollouts import Rollout, Rollouts
-from qstar_jax.records import Problem
+from qstar_jax.records import NO_LABEL, Problem
 
 PROBLEM = Problem("made_up", "?\n", "?", {}, 1)
 K, MAX_STEPS = 4, 24

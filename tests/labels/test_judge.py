@@ -18,11 +18,11 @@ from qstar_jax.config import (
 )
 from qstar_jax.domains.countdown import Countdown
 from qstar_jax.labels.judge import Questions, label_lines, verdict_rows
-from qstar_jax.labels.lines import NO_LABEL, Line, labelled
+from qstar_jax.labels.lines import Line, labelled
 from qstar_jax.learner import lines as learner_lines
 from qstar_jax.learner import train_step
 from qstar_jax.model.transformer import init_model
-from qstar_jax.records import Problem
+from qstar_jax.records import NO_LABEL, Problem
 from qstar_jax.text.training import train_sentencepiece
 from qstar_jax.text.vocabulary import ByteVocabulary
 

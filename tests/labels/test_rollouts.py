@@ -9,10 +9,10 @@ from jax.sharding import AxisType
 
 from qstar_jax.config import LabelsConfig, ModelConfig, TextConfig
 from qstar_jax.labels import binary_search, rollouts
-from qstar_jax.labels.lines import NO_LABEL, Line
+from qstar_jax.labels.lines import Line
 from qstar_jax.labels.rollouts import Prefix
 from qstar_jax.model.transformer import init_model
-from qstar_jax.records import Outcome, Problem, StepCheck, Verdict
+from qstar_jax.records import NO_LABEL, Outcome, Problem, StepCheck, Verdict
 from qstar_jax.text.vocabulary import Vocabulary
 
 K, MAX_STEPS = 8, 4

@@ -9,6 +9,7 @@ from qstar_jax.errors import UserError
 from qstar_jax.learner.lines import (
   Play,
   batch_lines,
+  join,
   plays_to_lines,
   thin_light_lines,
 )
@@ -78,6 +79,20 @@ def test_batch_too_small():
   lines = plays_to_lines([RIGHT, WRONG], 8)
   with pytest.raises(ValueError, match="2 rows do not fit a batch of 1"):
     batch_lines(lines, np.array([0, 1]), 1)
+
+
+def test_joined_rows_weigh_nothing_where_a_part_knows_nothing():
+  first, second = plays_to_lines([RIGHT], 8), plays_to_lines([WRONG], 8)
+  second = dataclasses.replace(second, reward=np.ones((1, 8), np.float32))
+  both = join([first, second])
+  whole = plays_to_lines([RIGHT, WRONG], 8)
+  np.testing.assert_array_equal(both.reward, [[0] * 8, [1] * 8])
+  assert both.reward.dtype == np.float32
+  for field in dataclasses.fields(TrainBatch):
+    if field.name != "reward":
+      np.testing.assert_array_equal(
+        getattr(both, field.name), getattr(whole, field.name)
+      )
 
 
 def test_thinning_keeps_every_loss_in_expectation():

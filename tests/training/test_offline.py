@@ -122,6 +122,7 @@ def test_trees_alone(train, micro_run, micro_config, tmp_path):
   iterations = [r for r in records if r["kind"] == "iteration"]
   assert [r["step"] for r in iterations] == [6, 12, 18]
   assert iterations[2]["replay_mean_reuse"] > iterations[0]["replay_mean_reuse"]
+  assert "replay_mean_staleness" not in iterations[0]
   phases = [r["phase"] for r in records if r["kind"] == "evaluation"]
   assert set(phases) == {"random", "offline"}
   for at in (60, 130):
@@ -160,7 +161,13 @@ def test_labels_alone(train_text, rated_file, tmp_path):
 def test_trees_and_a_labelled_dataset(
   qstar, train, micro_run, micro_config, tmp_path
 ):
+  """Labelled lines lack the rewards that losses of token-Q read."""
   labels, run_dir = tmp_path / "labels", tmp_path / "run"
+  config = tmp_path / "token_q.yaml"
+  data = configuration.to_json(micro_config)
+  data["model"]["token_q"] = True
+  data["learner"]["losses"] |= {"token_q": 1.0, "token_value": 1.0}
+  config.write_text(yaml.safe_dump(data))
   run = micro_run.directory
   label = ["label", run, "--source", "tree_q", "--out", labels]
   assert qstar(*label, "--limit", 24).code == 0
@@ -169,14 +176,16 @@ def test_trees_and_a_labelled_dataset(
     "--data.labels": labels,
     "--data.label-share": 0.4,
   }
-  killed = train(run_dir, options, signal.SIGKILL, "checkpoints", 60)
+  killed = train(
+    run_dir, options, signal.SIGKILL, "checkpoints", 60, config=config
+  )
   assert killed.code == -signal.SIGKILL, killed.err
-  assert train(run_dir, options).code == 0
+  assert train(run_dir, options, config=config).code == 0
   iterations = [r for r in _metrics(run_dir) if r["kind"] == "iteration"]
   # 3 of 8 rows, in 6 steps.
   assert [r["labelled_rows"] for r in iterations] == [18, 18, 18]
   # Labelled lines have no value targets: these are the trees'.
-  assert all(r["value"] > 0 for r in iterations)
+  assert all(r["value"] > 0 and r["token_q"] > 0 for r in iterations)
 
 
 @pytest.mark.parametrize(
