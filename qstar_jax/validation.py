@@ -153,6 +153,7 @@ BOUNDS: Mapping[str, Bound] = {
   "labels.alpha": _UNIT,
   "labels.beta": _UNIT,
   "labels.c_puct": _COUNT_OR_NONE,
+  "labels.tolerance": _UNIT,
   "labels.judge.prompts": Bound(
     "one text or more, each without a newline",
     lambda value: value and all(map(_LINE.holds, value)),

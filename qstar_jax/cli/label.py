@@ -16,7 +16,7 @@ from qstar_jax.errors import UserError
 
 # What makes two jobs different ones.
 _JOB = ("source", "num_processes", "limit", "shard_lines")
-_JOB += ("lines", "problems", "rows", "seed", "overrides")
+_JOB += ("lines", "problems", "rows", "seed", "of", "overrides")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -33,7 +33,15 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--source",
     required=True,
-    help="checked, tree_q, rollouts_soft, rollouts_hard, binary_search, judge",
+    help="checked, tree_q, rollouts_soft, rollouts_hard, binary_search, "
+    "judge, consensus",
+  )
+  parser.add_argument(
+    "--of",
+    nargs=2,
+    metavar="LABELS",
+    help="of consensus: two datasets of the same lines; a step whose labels "
+    "are no more than labels.tolerance apart has their mean",
   )
   parser.add_argument("--out", required=True, help="directory of the dataset")
   parser.add_argument(
@@ -106,6 +114,7 @@ def main(argv: Sequence[str]) -> int:
     rows=args.rows,
     limit=args.limit,
     seed=args.seed,
+    of=args.of,
   )
   out = epath.Path(args.out)
   with preemption.catch_signals() as flag:

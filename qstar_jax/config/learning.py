@@ -198,6 +198,7 @@ class LabelsConfig:
     alpha: of OmegaPRM, prefers roll-outs of states that are mostly solved.
     beta: prefers short roll-outs.
     c_puct: prefers states that were seldom selected.
+    tolerance: largest difference of two labels of a consensus.
     judge: the network as judge.
   """
 
@@ -206,4 +207,5 @@ class LabelsConfig:
   alpha: float = 0.5
   beta: float = 0.9
   c_puct: float = 0.125
+  tolerance: float = 0.25
   judge: JudgeConfig = dataclasses.field(default_factory=JudgeConfig)

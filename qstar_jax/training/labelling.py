@@ -18,15 +18,19 @@ from qstar_jax.errors import UserError
 from qstar_jax.evaluation import job as evaluation_job
 from qstar_jax.evaluation.opened import Opened, open_checkpoint
 from qstar_jax.labels import job
+from qstar_jax.labels.codec import LINES
+from qstar_jax.labels.consensus import Agreement
 from qstar_jax.labels.lines import Line
 from qstar_jax.labels.network_sources import NETWORK_SOURCES, network_source
 from qstar_jax.labels.tree_lines import make_sample_fn, tree_lines
 from qstar_jax.labels.tree_sources import TREE_SOURCES, tree_source
 from qstar_jax.records import LabelledLine, Problem
 from qstar_jax.replay import ReplayReader
+from qstar_jax.store.reader import StoreReader
 from qstar_jax.training import judge_lessons
 from qstar_jax.training.inputs import difficulties, held_out_problems
 
+CONSENSUS = "consensus"
 # Sets of problems that have a name and no file.
 HELD_OUT, TRAIN = "held_out", "train"
 # Draws training problems apart from those of self-play.
@@ -48,6 +52,7 @@ class Request:
     rows: of the file.
     limit: trees or problems, at most.
     seed: of problems and play.
+    of: two datasets, whose consensus is asked for.
   """
 
   run_dir: epath.Path
@@ -58,6 +63,7 @@ class Request:
   rows: str | None = None
   limit: int | None = None
   seed: int = 0
+  of: tuple[str, str] | None = None
 
 
 class Labelling(NamedTuple):
@@ -95,19 +101,38 @@ def prepare(
   Raises:
     UserError: that cannot be done, or the directory is another job's.
   """
+  if (request.of is not None) != (request.source == CONSENSUS):
+    raise UserError(
+      f"--of names the two datasets of --source {CONSENSUS}: give both or none"
+    )
   if request.source in NETWORK_SOURCES:
     return _by_network(request, config, out, told)
-  if request.source not in TREE_SOURCES:
-    known = ", ".join((*TREE_SOURCES, *NETWORK_SOURCES))
+  if request.source not in (*TREE_SOURCES, CONSENSUS):
+    known = ", ".join((*TREE_SOURCES, *NETWORK_SOURCES, CONSENSUS))
     raise UserError(f"--source {request.source!r}: must be one of {known}")
   for flag in ("problems", "lines"):
     if (value := getattr(request, flag)) is not None:
       raise UserError(
-        f"--{flag} {value}: --source {request.source} labels all steps of "
-        "stored trees; leave it out, or use one of "
+        f"--{flag} {value}: --source {request.source} has its own; leave it "
+        "out, or use one of "
         f"{', '.join(NETWORK_SOURCES)}"
       )
+  if request.source == CONSENSUS:
+    return _by_consensus(request, config, out, told)
   return _by_trees(request, config, out, told)
+
+
+def _by_consensus(request, config, out, told) -> Labelling:
+  """Labels that two datasets agree on."""
+  cursors = [StoreReader(path, LINES).cursors for path in request.of]
+  found = job.claim(out, told, {"of": cursors})
+  lines, others = (
+    StoreReader(path, LINES, cursors=cursor)
+    for path, cursor in zip(request.of, found["of"], strict=True)
+  )
+  source = Agreement(lines, others, config.labels.tolerance)
+  num_items = min(len(lines), request.limit or len(lines))
+  return Labelling(source, num_items, "lines")
 
 
 def _by_trees(request, config, out, told) -> Labelling:

@@ -160,11 +160,11 @@ def test_the_checkpoint_of_the_first_process_is_asked(
   [
     (
       ["--source", "checked", "--lines", "all"],
-      ["--lines all", "all steps of stored trees", "rollouts_soft"],
+      ["--lines all", "has its own", "rollouts_soft"],
     ),
     (
       ["--source", "tree_q", "--problems", "held_out"],
-      ["--problems held_out", "all steps of stored trees"],
+      ["--problems held_out", "has its own"],
     ),
     (["--source", "judge", "--problems", "train"], ["how many?", "--limit"]),
     (["--source", "judge", "--rows", "1:2"], ["name a file with --problems"]),
@@ -185,3 +185,30 @@ def test_refused(micro_run, tmp_path, capsys, options, parts):
   for part in ["qstar label: ", *parts]:
     assert part in printed.err
   assert not out.exists()
+
+
+def test_consensus_of_two_sources(qstar, micro_run, tmp_path):
+  for source in ("rollouts_soft", "judge"):
+    assert label(qstar, micro_run, source, tmp_path / source).code == 0
+  of = ("--of", tmp_path / "rollouts_soft", tmp_path / "judge")
+  out = tmp_path / "both"
+  tolerance = ("--labels.tolerance", 0.5)
+  finished = label(qstar, micro_run, "consensus", out, *of, *tolerance)
+  assert (finished.code, finished.err) == (0, "")
+  one, other, both = (
+    {line.origin: line for line in StoreReader(path, LINES)}
+    for path in (*of[1:], out)
+  )
+  assert both
+  for origin, line in both.items():
+    parts = np.stack([one[origin].label, other[origin].label])
+    agree = (parts >= 0).all(axis=0) & (np.ptp(parts, axis=0) <= 0.5)
+    np.testing.assert_array_equal(line.label >= 0, agree)
+    np.testing.assert_allclose(line.label[agree], parts.mean(axis=0)[agree])
+  again = label(qstar, micro_run, "consensus", out, *of, *tolerance)
+  assert again.out.startswith(f"{out}: process 0 had nothing left to do")
+  for wrong in (("consensus",), ("judge", *of)):
+    source, *options = wrong
+    refused = label(qstar, micro_run, source, tmp_path / "new", *options)
+    assert refused.code == 2
+    assert "--of names the two datasets of --source consensus" in refused.err

@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
 
-from qstar_jax.labels.consensus import consensus
+from qstar_jax.labels.codec import LINES
+from qstar_jax.labels.consensus import Agreement, consensus
+from qstar_jax.store.reader import StoreReader
+from qstar_jax.store.writer import StoreWriter
 
 
 def _labels(*values):
@@ -50,3 +53,29 @@ def test_of_hard_labels_it_is_hard(make_line):
 def test_other_texts_are_refused(make_line, changes):
   with pytest.raises(ValueError, match="a consensus is of one text"):
     consensus(make_line(0), make_line(0, **changes), tolerance=0.5)
+
+
+def _stored(folder, lines):
+  with StoreWriter(folder, LINES, shard_records=2) as writer:
+    writer.extend(lines)
+  return StoreReader(folder, LINES)
+
+
+def test_datasets_agree_line_by_line(make_line, tmp_path):
+  """Lines of one text and one origin meet, in the order of the first."""
+
+  def line(origin, *values, **changes):
+    return make_line(0, label=_labels(*values), origin=origin, **changes)
+
+  ones = [line("a", 1, 0, -1), line("b", 0, 1, 1), line("c", 1, 1, 1)]
+  ones += [line("d", 1, 1, 1), line("e", 0, 0, 0)]
+  others = [line("e", 0.25, 1, -1), line("x", 1, 1, 1), line("c", 0, 0, 0)]
+  others += [line("a", 1, 1, 1), line("d", 1, 1, 1, is_finished=True)]
+  agreement = Agreement(
+    _stored(tmp_path / "ones", ones), _stored(tmp_path / "others", others), 0.25
+  )
+  found = [list(agreement(index)) for index in range(len(ones))]
+  assert [len(lines) for lines in found] == [1, 0, 0, 0, 1]
+  assert found[0][0].label.tolist() == [1, -1, -1]
+  assert found[4][0].label.tolist() == [0.125, -1, -1]
+  assert found[4][0].origin == "e"
