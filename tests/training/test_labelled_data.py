@@ -3,12 +3,13 @@
 import collections
 import dataclasses
 import itertools
+import types
 
 import numpy as np
 import pytest
 from etils import epath
 
-from qstar_jax.config import DataConfig
+from qstar_jax.config import DataConfig, ExperimentConfig, LearnerConfig
 from qstar_jax.domains import make_domain
 from qstar_jax.domains.splits import TrainingProblems
 from qstar_jax.errors import UserError
@@ -16,7 +17,7 @@ from qstar_jax.labels.codec import LINES
 from qstar_jax.store.reader import StoreReader
 from qstar_jax.store.writer import StoreWriter
 from qstar_jax.text.vocabulary import ByteVocabulary
-from qstar_jax.training import labelled_data
+from qstar_jax.training import labelled_data, trainer
 from qstar_jax.training.labelled_data import LabelledData, import_outside
 from tests.data.conftest import write  # noqa: F401
 from tests.labels.conftest import line_of
@@ -181,3 +182,24 @@ def test_only_the_shards_that_are_needed_are_read(dataset, monkeypatch):
   monkeypatch.setattr(StoreReader, "__getitem__", counting)
   data.draw(0, 25, _VOCABULARY, 100)
   assert sum(read.values()) == 30
+
+
+def test_an_iteration_goes_on_where_the_last_one_ended():
+  positions = []
+
+  def draw(position, num_rows, vocabulary, max_line_tokens):
+    del vocabulary, max_line_tokens
+    positions.append((position, num_rows))
+    return labelled_data.Drawn([], num_lines=5, num_too_long=1)
+
+  config = ExperimentConfig(learner=LearnerConfig(steps_per_iteration=3))
+  parts = types.SimpleNamespace(
+    config=config,
+    progress=trainer.Progress(),
+    vocabulary=None,
+    labelled=types.SimpleNamespace(draw=draw),
+  )
+  told = [trainer.Trainer._draw_labelled(parts, 4)[1] for _ in range(3)]
+  assert positions == [(0, 12), (5, 12), (10, 12)]
+  assert [figures["labelled_lines"] for figures in told] == [5, 10, 15]
+  assert told[0]["labels_too_long"] == 1
