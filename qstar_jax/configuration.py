@@ -22,6 +22,7 @@ from etils import epath
 
 from qstar_jax import validation
 from qstar_jax.config import ExperimentConfig
+from qstar_jax.config.learning import LossName
 from qstar_jax.errors import UserError
 from qstar_jax.store import files
 
@@ -289,6 +290,7 @@ def _override(
     return config, []
   import tyro  # Only commands need it, not the readers of a stored config.
 
+  config = _with_losses_named(config, overrides)
   messages = io.StringIO()
   try:
     with contextlib.redirect_stderr(messages):
@@ -302,6 +304,22 @@ def _override(
   # tyro draws a box; what it says inside is one sentence after another.
   lines = [line.strip(" │") for line in messages.getvalue().splitlines()[1:]]
   return config, [" ".join(line for line in lines if re.search(r"\w", line))]
+
+
+def _with_losses_named(
+  config: ExperimentConfig, overrides: Sequence[str]
+) -> ExperimentConfig:
+  """The config with the losses that flags name: tyro knows no new keys."""
+  prefix = "--learner.losses."
+  named = {
+    flag.removeprefix(prefix).partition("=")[0].replace("-", "_")
+    for flag in overrides
+    if flag.startswith(prefix)
+  }
+  known = sorted(named.intersection(typing.get_args(LossName)))
+  losses = dict.fromkeys(known, 0.0) | config.learner.losses
+  learner = dataclasses.replace(config.learner, losses=losses)
+  return dataclasses.replace(config, learner=learner)
 
 
 # The resolved config as JSON.

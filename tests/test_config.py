@@ -460,3 +460,12 @@ def test_nearest_values_obey_the_rule_that_they_are_offered_for(
     assert not divisor or whole % int(divisor) == 0
   multiples = validation.nearest_multiples(of, near).split(" or ")
   assert all(m % of == 0 and abs(m - near) <= of for m in map(int, multiples))
+
+
+def test_flags_name_losses_that_the_config_has_not():
+  flags = ["--learner.losses.kl=0.1", "--learner.losses.prm-ranking", "0.5"]
+  losses = configuration.load("tiny_cpu", [*flags]).learner.losses
+  added = {"kl": 0.1, "prm_ranking": 0.5}
+  assert losses == {"policy": 1.0, "value": 1.0, "prm": 1.0, **added}
+  with pytest.raises(UserError, match=r"--learner.losses.foo"):
+    configuration.load("tiny_cpu", ["--learner.losses.foo", "1"])
