@@ -60,11 +60,12 @@ from qstar_jax.labels.network_sources import NETWORK_SOURCES, network_source
 from qstar_jax.labels.tree_lines import make_sample_fn, tree_lines
 from qstar_jax.labels.tree_sources import TREE_SOURCES, tree_source
 from qstar_jax.learner import phase, train_step
-from qstar_jax.learner.labelled import labelled_to_lines, tokenise
+from qstar_jax.learner.labelled import labelled_to_lines
 from qstar_jax.learner.lines import batch_lines
 from qstar_jax.records import NO_LABEL, LabelledLine, TrainBatch, TreeRecord
 from qstar_jax.replay import ReplayReader
 from qstar_jax.training import judge_lessons
+from qstar_jax.training.labelled_data import tokenise
 
 SOURCES = ("oracle", "checked", "rollouts_soft", "rollouts_hard")
 SOURCES += ("binary_search", "tree_q", "judge")

@@ -6,10 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from qstar_jax.learner import lines
-from qstar_jax.records import NO_LABEL, LabelledLine, TrainBatch
-from qstar_jax.text.steps import encode_line
-from qstar_jax.text.vocabulary import Vocabulary
-from qstar_jax.text.windows import windows
+from qstar_jax.records import NO_LABEL, TrainBatch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,34 +22,6 @@ class LabelledTokens:
   prompt: Sequence[int]
   steps: Sequence[Sequence[int]]
   label: Sequence[float]
-
-
-def tokenise(
-  line: LabelledLine, vocabulary: Vocabulary, max_line_tokens: int
-) -> tuple[list[LabelledTokens], int]:
-  """The rows of a labelled line, and the number of labels in none.
-
-  There is a row for each window of the line with labels, up to its last one.
-
-  Args:
-    line: labelled.
-    vocabulary: to encode with.
-    max_line_tokens: T.
-  """
-  prompt, steps = encode_line(
-    vocabulary, line.prompt, line.steps, is_finished=line.is_finished
-  )
-  left = line.label.copy()
-  rows = []
-  for window in windows(len(prompt), [*map(len, steps)], max_line_tokens):
-    own = np.full(len(steps), NO_LABEL, np.float32)
-    own[window.begin : window.end] = left[window.begin : window.end]
-    left[window.begin : window.end] = NO_LABEL
-    labelled_steps = np.flatnonzero(own != NO_LABEL)
-    if labelled_steps.size:
-      shown = slice(window.first, labelled_steps[-1] + 1)
-      rows.append(LabelledTokens(prompt, steps[shown], own[shown].tolist()))
-  return rows, int((left != NO_LABEL).sum())
 
 
 def labelled_to_lines(

@@ -16,12 +16,14 @@ from qstar_jax.domains.splits import TrainingProblems
 from qstar_jax.errors import UserError
 from qstar_jax.labels.codec import LINES
 from qstar_jax.labels.merge import merge
-from qstar_jax.learner.labelled import LabelledTokens, tokenise
+from qstar_jax.learner.labelled import LabelledTokens
 from qstar_jax.records import NO_LABEL, LabelledLine
 from qstar_jax.replay import EMPTY_CURSOR
 from qstar_jax.store.reader import StoreReader
 from qstar_jax.store.writer import StoreWriter
+from qstar_jax.text.steps import encode_line
 from qstar_jax.text.vocabulary import Vocabulary
+from qstar_jax.text.windows import windows
 
 # Stream of random numbers; see `trainer` for the others.
 _ORDER = 6
@@ -242,3 +244,31 @@ class LabelledData:
     stored = sorted(map(int, indices))
     lines = dict(zip(stored, self._reader.read(stored), strict=True))
     return [lines[index] for index in indices]
+
+
+def tokenise(
+  line: LabelledLine, vocabulary: Vocabulary, max_line_tokens: int
+) -> tuple[list[LabelledTokens], int]:
+  """The rows of a labelled line, and the number of labels in none.
+
+  There is a row for each window of the line with labels, up to its last one.
+
+  Args:
+    line: labelled.
+    vocabulary: to encode with.
+    max_line_tokens: T.
+  """
+  prompt, steps = encode_line(
+    vocabulary, line.prompt, line.steps, is_finished=line.is_finished
+  )
+  left = line.label.copy()
+  rows = []
+  for window in windows(len(prompt), [*map(len, steps)], max_line_tokens):
+    own = np.full(len(steps), NO_LABEL, np.float32)
+    own[window.begin : window.end] = left[window.begin : window.end]
+    left[window.begin : window.end] = NO_LABEL
+    labelled_steps = np.flatnonzero(own != NO_LABEL)
+    if labelled_steps.size:
+      shown = slice(window.first, labelled_steps[-1] + 1)
+      rows.append(LabelledTokens(prompt, steps[shown], own[shown].tolist()))
+  return rows, int((left != NO_LABEL).sum())

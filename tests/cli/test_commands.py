@@ -153,9 +153,9 @@ def test_calibrate_writes_what_it_prints(qstar, micro_run, tmp_path):
   written = (tmp_path / "out" / "calibration.json").read_text()
   assert json.loads(written) == summary
   prm, value = summary["prm"], summary["value"]
-  # Three lines of each held-out problem, and the problem itself.
+  # Three lines of each held-out problem; the problem itself, and steps of them.
   assert (prm["problems"], prm["lines"]) == (8, 24)
-  assert (value["problems"], value["steps"]) == (8, 8)
+  assert value["problems"] == 8 <= value["steps"]
   assert value["against"] == "2 plays by policy"
   records = (tmp_path / "out" / "steps.jsonl").read_text().splitlines()
   assert len(records) == prm["steps"] + value["steps"]

@@ -21,6 +21,7 @@ CONFIG = ModelConfig(
   num_kv_heads=2,
   head_dim=8,
   ffn_dim=24,
+  token_q=True,
 )
 NUM_LEAVES, NUM_CANDIDATES, STEP_TOKENS, PREFIX_TOKENS = 7, 4, 5, 7
 
@@ -93,7 +94,12 @@ def test_in_turn_as_together(monkeypatch, leaves_at_once):
   for ours, theirs in zip(in_turn.keys, together.keys, strict=True):
     mask = in_step[:, None, :, :, None]
     np.testing.assert_allclose(ours * mask, theirs * mask, atol=1e-5)
-  for name in ("token_log_prob", "proposal_log_prob", "hidden"):
+  for name in (
+    "token_log_prob",
+    "proposal_log_prob",
+    "hidden",
+    "hidden_before",
+  ):
     np.testing.assert_allclose(
       getattr(in_turn.steps, name), getattr(together.steps, name), atol=1e-5
     )

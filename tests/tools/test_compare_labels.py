@@ -115,7 +115,7 @@ def test_rows_teach_the_prm_alone_and_as_far_as_they_fit():
       made([-1, 1], (STEPS[0], long)),
     ],
   )
-  assert rows.tokens.shape == (2, 56)
+  assert rows.tokens.shape == (4, 56)
   assert not rows.policy_weight.any()
   assert not rows.value_weight.any()
   ends = np.array([12 + 22, 12 + 22 + 22])
@@ -124,6 +124,10 @@ def test_rows_teach_the_prm_alone_and_as_far_as_they_fit():
     np.testing.assert_array_equal(at, ends[: len(targets)] - 1)
     np.testing.assert_array_equal(rows.prm_target[row, at], targets)
     assert rows.length[row] == ends[len(targets) - 1]
+  # Beside the step before it the long one does not fit.
+  for row in (2, 3):
+    assert np.flatnonzero(rows.prm_weight[row]) == 12 + len(long)
+    assert rows.length[row] == 12 + len(long) + 1
 
 
 def test_an_empty_prm_says_one_half(opened, trees):
@@ -151,7 +155,9 @@ def test_an_empty_prm_says_one_half(opened, trees):
   assert 0 < same.count(False) <= 2
 
 
-def test_it_goes_on_where_it_was_cut(micro_run, tmp_path, capsys):
+def test_it_goes_on_where_it_was_cut(micro_run, tmp_path, capsys, monkeypatch):
+  # The devices of this process are as they are.
+  monkeypatch.setattr(compare_labels.runtime, "start_runtime", lambda _: None)
   argv = [str(micro_run.directory), "--out", str(tmp_path), "--num-trees", "48"]
   argv += ["--lines-per-tree", "64", "--steps", "3", "--seeds", "0"]
   argv += ["--labels.num-rollouts", "2", "--labels.judge.teach-steps", "2"]

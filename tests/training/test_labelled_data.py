@@ -114,7 +114,7 @@ def test_problems_that_the_domain_holds_out_are_never_drawn(dataset):
 def test_a_long_line_gives_windows_that_hold_each_label_once(dataset):
   line = line_of(1, 9, label=np.linspace(0.1, 0.9, 9, dtype=np.float32))
   line = dataclasses.replace(line, steps=(*line.steps[:8], "x" * 99))
-  rows, num_too_long = labelled_data._to_rows(line, _VOCABULARY, 40)
+  rows, num_too_long = labelled_data.tokenise(line, _VOCABULARY, 40)
   assert num_too_long == 1 and len(rows) > 2
   assert all(len(row.prompt) + sum(map(len, row.steps)) <= 40 for row in rows)
   labels = itertools.chain.from_iterable(row.label for row in rows)
@@ -164,7 +164,7 @@ def test_an_outside_file_is_imported_once(write, tmp_path):  # noqa: F811
   path.unlink()
   assert import_outside(data, out, lambda: None) == found
   refuse = dataclasses.replace(data, on_error="refuse", labels="prm800k:none")
-  with pytest.raises(UserError, match="no file none"):
+  with pytest.raises(UserError, match=r"no file .*none"):
     import_outside(refuse, out.parent / "other", lambda: None)
 
 

@@ -166,7 +166,9 @@ def test_trees_and_a_labelled_dataset(
   config = tmp_path / "token_q.yaml"
   data = configuration.to_json(micro_config)
   data["model"]["token_q"] = True
-  data["learner"]["losses"] |= {"token_q": 1.0, "token_value": 1.0}
+  data["learner"]["losses"] |= dict.fromkeys(
+    ("token_q", "token_value", "cql"), 1.0
+  )
   config.write_text(yaml.safe_dump(data))
   run = micro_run.directory
   label = ["label", run, "--source", "tree_q", "--out", labels]
@@ -185,7 +187,7 @@ def test_trees_and_a_labelled_dataset(
   # 3 of 8 rows, in 6 steps.
   assert [r["labelled_rows"] for r in iterations] == [18, 18, 18]
   # Labelled lines have no value targets: these are the trees'.
-  assert all(r["value"] > 0 and r["token_q"] > 0 for r in iterations)
+  assert all(r["value"] > 0 and r["cql"] > 0 for r in iterations)
 
 
 @pytest.mark.parametrize(
