@@ -48,6 +48,21 @@ def _refuse_network(event: str, args: tuple) -> None:
 sys.addaudithook(_refuse_network)
 
 
+# Linux lets a process have 65,530; each compiled program holds several.
+_MAX_MEMORY_MAPS = 30_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _free_compiled_programs():
+  """Keeps a worker from dying of too many programs, compiled one by one."""
+  yield
+  maps = pathlib.Path("/proc/self/maps")
+  if "jax" not in sys.modules or not maps.exists():
+    return
+  if maps.read_bytes().count(b"\n") > _MAX_MEMORY_MAPS:
+    sys.modules["jax"].clear_caches()
+
+
 def _data_dir_variable() -> str:
   return os.environ.get("QSTAR_DATA_DIR", "")
 
