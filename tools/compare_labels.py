@@ -57,14 +57,14 @@ from qstar_jax.evaluation.step_scores import score_lines
 from qstar_jax.labels.lines import Line, labelled
 from qstar_jax.labels.merge import merge
 from qstar_jax.labels.network_sources import NETWORK_SOURCES, network_source
-from qstar_jax.labels.tree_lines import make_sample_fn, tree_lines
+from qstar_jax.labels.tree_lines import tree_lines
 from qstar_jax.labels.tree_sources import TREE_SOURCES, tree_source
 from qstar_jax.learner import phase, train_step
 from qstar_jax.learner.labelled import labelled_to_lines
 from qstar_jax.learner.lines import batch_lines
 from qstar_jax.records import NO_LABEL, LabelledLine, TrainBatch, TreeRecord
 from qstar_jax.replay import ReplayReader
-from qstar_jax.training import judge_lessons
+from qstar_jax.training import judge_lessons, labelling
 from qstar_jax.training.labelled_data import tokenise
 
 SOURCES = ("oracle", "checked", "rollouts_soft", "rollouts_hard")
@@ -261,26 +261,14 @@ class Pupils:
 
 def held_out_steps(opened: Opened) -> list[LabelledLine]:
   """Steps that the policy samples of held-out problems, with the truth."""
-  config, loaded = opened.config, opened.loaded
-  sample = make_sample_fn(
-    loaded.graphdef,
-    loaded.params,
-    opened.domain,
-    loaded.vocabulary,
-    model=config.model,
-    text=config.text,
-    search=config.search,
-    num_trees=config.evaluation.batch_size,
-    mesh=make_mesh(config.mesh),
-    seed=0,
-    params_version=loaded.step,
-  )
+  vocabulary = opened.loaded.vocabulary
+  sample = labelling.sample_fn(opened, seed=0)
   problems = job.select_problems(opened, None, None)
   lines = (
     line
     for number, tree in enumerate(sample(problems, 0))
     for line in tree_lines(
-      tree, loaded.vocabulary, opened.domain, which="all", number=number
+      tree, vocabulary, opened.domain, which="all", number=number
     )
   )
   return list(ask_oracle(opened, lines))

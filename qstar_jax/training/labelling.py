@@ -22,7 +22,7 @@ from qstar_jax.labels.codec import LINES
 from qstar_jax.labels.consensus import Agreement
 from qstar_jax.labels.lines import Line
 from qstar_jax.labels.network_sources import NETWORK_SOURCES, network_source
-from qstar_jax.labels.tree_lines import make_sample_fn, tree_lines
+from qstar_jax.labels.tree_lines import SampleFn, make_sample_fn, tree_lines
 from qstar_jax.labels.tree_sources import TREE_SOURCES, tree_source
 from qstar_jax.records import LabelledLine, Problem
 from qstar_jax.replay import ReplayReader
@@ -276,11 +276,10 @@ def _stored(request: Request, opened: Opened, trees: ReplayReader) -> _Lines:
   return lines
 
 
-def _sampled(
-  request: Request, opened: Opened, problems: Sequence[Problem]
-) -> _Lines:
+def sample_fn(opened: Opened, seed: int) -> SampleFn:
+  """What samples lines by a checkpoint's policy; see `make_sample_fn`."""
   config, loaded = opened.config, opened.loaded
-  sample = make_sample_fn(
+  return make_sample_fn(
     loaded.graphdef,
     loaded.params,
     opened.domain,
@@ -290,16 +289,22 @@ def _sampled(
     search=config.search,
     num_trees=config.evaluation.batch_size,
     mesh=make_mesh(config.mesh),
-    seed=request.seed,
+    seed=seed,
     params_version=loaded.step,
   )
+
+
+def _sampled(
+  request: Request, opened: Opened, problems: Sequence[Problem]
+) -> _Lines:
+  sample = sample_fn(opened, request.seed)
 
   def lines(numbers: range) -> Iterator[Line]:
     records = sample((problems[number] for number in numbers), numbers.start)
     for number, record in zip(numbers, records, strict=True):
       for line in tree_lines(
         record,
-        loaded.vocabulary,
+        opened.loaded.vocabulary,
         opened.domain,
         which=request.lines or "all",
         number=number,

@@ -3,7 +3,6 @@ import json
 import os
 import pathlib
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from qstar_jax.labels import codec, job
 from qstar_jax.store import files
 from qstar_jax.store import manifest as manifest_lib
 from qstar_jax.store.reader import StoreReader
+from tests.store.instants import Instants
 
 NUM_ITEMS = 15
 SHARD_LINES = 4
@@ -149,24 +149,12 @@ def test_every_instant_of_a_job_can_be_the_last(
   out, run, tmp_path, monkeypatch
 ):
   """Copies the directory around every rename, and goes on from each copy."""
-  snapshots = []
-  replace = os.replace
-
-  def snapshot():
-    snapshots.append(tmp_path / f"snapshot_{len(snapshots)}")
-    shutil.copytree(out, snapshots[-1])
-
-  def replace_and_snapshot(aside, target):
-    snapshot()
-    replace(aside, target)
-    snapshot()
-
   with monkeypatch.context() as patch:
-    patch.setattr(os, "replace", replace_and_snapshot)
+    instants = Instants(out, tmp_path / "copies", patch)
     run(out)
   expected = _contents(out)
   items = set()
-  for path in snapshots:
+  for path in instants.copies:
     items.add(job.read_counts(epath.Path(path))["items"])
     run(path)
     assert _contents(path) == expected

@@ -14,6 +14,7 @@ from qstar_jax.replay import EMPTY_CURSOR, ReplayReader, ReplayWriter
 from qstar_jax.replay.codec import TREES
 from qstar_jax.store import files, manifest
 from qstar_jax.store import writer as writer_lib
+from tests.store.instants import Instants
 
 
 def _contents(folder):
@@ -110,19 +111,7 @@ def test_every_instant_of_a_write_is_consistent(
   store, tmp_path, monkeypatch, make_tree, same_tree
 ):
   """Copies the store before and after every rename, and opens each copy."""
-  snapshots = []
-  replace = os.replace
-
-  def snapshot():
-    snapshots.append(tmp_path / f"snapshot_{len(snapshots)}")
-    shutil.copytree(store, snapshots[-1])
-
-  def replace_and_snapshot(source, target):
-    snapshot()
-    replace(source, target)
-    snapshot()
-
-  monkeypatch.setattr(os, "replace", replace_and_snapshot)
+  instants = Instants(store, tmp_path / "copies", monkeypatch)
   with ReplayWriter(store, shard_trees=2) as writer:
     for sequence in range(2):
       writer.append(make_tree(sequence))
@@ -134,15 +123,18 @@ def test_every_instant_of_a_write_is_consistent(
     monkeypatch.setattr(
       type(writer.folder),
       "unlink",
-      lambda path, missing_ok=False: (snapshot(), unlink(path, missing_ok)),
+      lambda path, missing_ok=False: (
+        instants.copy(),
+        unlink(path, missing_ok),
+      ),
     )
     writer.truncate(cursor)
   monkeypatch.undo()
 
   # Three files at opening and at truncation, four with each of the shards.
-  assert len(snapshots) >= 2 * (3 + 3 * 4 + 3)
+  assert len(instants.copies) >= 2 * (3 + 3 * 4 + 3)
   sizes = []
-  for path in snapshots:
+  for path in instants.copies:
     sizes.append(len(ReplayReader(path)))
     with ReplayWriter(path, shard_trees=2) as writer:
       assert writer.next_sequence == sizes[-1]
