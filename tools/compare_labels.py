@@ -231,7 +231,10 @@ class Pupils:
   """Trains copies of a network; compiled once for all of them."""
 
   def __init__(self, opened: Opened, num_steps: int):
-    self._learner = opened.config.learner
+    # Whatever the run's were.
+    self._learner = dataclasses.replace(
+      opened.config.learner, losses={"prm": 1.0}
+    )
     self._params = opened.loaded.params
     self._mesh = make_mesh(opened.config.mesh)
     self._num_steps = num_steps

@@ -155,6 +155,35 @@ def test_an_empty_prm_says_one_half(opened, trees):
   assert 0 < same.count(False) <= 2
 
 
+def test_a_pupil_of_a_run_without_prm_loss_learns_the_prm(opened, trees):
+  learner = dataclasses.replace(
+    opened.config.learner,
+    losses={"policy": 1.0, "value": 1.0, "prm": 0.0},
+    learning_rate=0.02,
+    ema_decay=0.0,
+  )
+  config = dataclasses.replace(opened.config, learner=learner)
+  opened = dataclasses.replace(opened, config=config)
+  lines = compare_labels.draw_lines(opened, trees[:16], 8)
+  labelled = list(
+    compare_labels.ask_oracle(opened, [x for own in lines for x in own])
+  )
+  rows = compare_labels.to_rows(opened, labelled)
+  pupils = compare_labels.Pupils(opened, 40)
+  truth = np.mean([y for x in labelled for y in x.label if y >= 0])
+  scored = compare_labels.score_lines(
+    opened.loaded.graphdef,
+    pupils.train(rows, 0),
+    opened.loaded.vocabulary,
+    labelled,
+    max_line_tokens=opened.config.text.max_line_tokens,
+    batch_size=8,
+  )
+  mean = np.mean([np.mean(x.prm) for _, x in scored if x is not None])
+  # From 1/2, where it began.
+  assert abs(mean - truth) < 0.5 * abs(0.5 - truth)
+
+
 def test_it_goes_on_where_it_was_cut(micro_run, tmp_path, capsys, monkeypatch):
   # The devices of this process are as they are.
   monkeypatch.setattr(compare_labels.runtime, "start_runtime", lambda _: None)
