@@ -24,6 +24,7 @@ import argparse
 import dataclasses
 import json
 import pathlib
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,8 +43,7 @@ from qstar_jax.evaluation.opened import open_checkpoint
 from qstar_jax.records import Problem
 from qstar_jax.training import inputs
 
-# Weights of one are those of value, PRM and policy. With CQL at 1 the scale of
-# Q is lost, as P(solved) lies in [0, 1].
+# Beside value, PRM and policy.
 _TOKEN_Q = {"token_q": 1.0, "token_value": 1.0, "cql": 0.1}
 # Fields of the learner by method; the behaviour that the trees show is AWR
 # without a difference between steps.
@@ -158,7 +158,13 @@ def compare(
   out.mkdir(parents=True, exist_ok=True)
   results = out / "results.jsonl"
   results.touch()
-  setting = {"trees": trees, "steps": steps, "budget": budget}
+  setting = {
+    "trees": trees,
+    "steps": steps,
+    "budget": budget,
+    "config": configuration.to_json(config),
+  }
+  setting = json.loads(json.dumps(setting))
   rows = [json.loads(line) for line in results.read_text().splitlines()]
   rows = [row for row in rows if row["setting"] == setting]
   done = {(row["method"], row["seed"]) for row in rows}
@@ -284,4 +290,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-  main()
+  try:
+    main()
+  except UserError as error:
+    sys.exit(f"compare_offline.py: {error}")

@@ -85,16 +85,21 @@ def _drop_cut_entries(cache: pathlib.Path) -> None:
 
   JAX writes an entry in place, warns at every later read of a cut one, compiles
   the program again, and keeps the cut entry. Its warning is the one sign of it.
+  It is shown where nothing can be dropped: in a bucket, or in a folder of
+  somebody else.
   """
   show = warnings.showwarning
 
   def drop_or_show(message, *args, **kwargs):
     unreadable = _UNREADABLE_ENTRY.match(str(message))
-    if unreadable is None:
+    entries = list(cache.glob(f"{unreadable[1]}-*")) if unreadable else []
+    try:
+      for entry in entries:
+        entry.unlink(missing_ok=True)
+    except OSError:
+      entries = []
+    if not entries:
       show(message, *args, **kwargs)
-      return
-    for entry in cache.glob(f"{unreadable[1]}-*"):
-      entry.unlink(missing_ok=True)
 
   warnings.showwarning = drop_or_show
 

@@ -82,18 +82,13 @@ class Agreement:
     """The line at an index, if both have it and agree on one of its steps."""
     line = self._lines[index]
     key = _key(line)
-    first, last = (
-      int(np.searchsorted(self._keys, key, side=side))
-      for side in ("left", "right")
-    )
-    for row in self._row[first:last].tolist():
-      other = self._others[row]
-      # Lines sampled twice are not the same one.
-      if other.origin == line.origin:
-        both = consensus(line, other, self._tolerance)
-        if (both.label != NO_LABEL).any():
-          yield both
-        return
+    place = int(np.searchsorted(self._keys, key))
+    if place == len(self._keys) or self._keys[place] != key:
+      return
+    other = self._others[int(self._row[place])]
+    both = consensus(line, other, self._tolerance)
+    if (both.label != NO_LABEL).any():
+      yield both
 
 
 def _key(line: LabelledLine) -> np.uint64:

@@ -11,8 +11,8 @@ from qstar_jax.cli.main import main
 from qstar_jax.domains.countdown import Countdown
 from qstar_jax.labels.codec import LINES
 from qstar_jax.replay import ReplayReader
-from qstar_jax.store import files
 from qstar_jax.store.reader import StoreReader
+from tests.store.instants import contents
 
 pytest_plugins = ["tests.training.micro_run"]
 
@@ -22,14 +22,6 @@ NUM_TREES = 48
 @pytest.fixture
 def out(tmp_path):
   return tmp_path / "labels"
-
-
-def _contents(folder):
-  return {
-    str(path.relative_to(folder)): path.read_bytes()
-    for path in folder.rglob("*")
-    if path.is_file() and not files.is_own_litter(path.name)
-  }
 
 
 def test_checked_steps_of_a_run(qstar, micro_run, out):
@@ -52,14 +44,14 @@ def test_checked_steps_of_a_run(qstar, micro_run, out):
     # So young a network solves nothing, and each line ends with its mistake.
     assert line.label[-1] == 0
     assert not check.is_legal or check.is_terminal or line.is_finished
-  before = _contents(out)
+  before = contents(out)
   again = qstar(
     "label", micro_run.directory, "--source", "checked", "--out", out
   )
   assert (again.code, again.err) == (0, "")
   said = f"{out}: process 0 had nothing left to do"
   assert again.out.splitlines() == [said, finished.out.rstrip()]
-  assert _contents(out) == before
+  assert contents(out) == before
 
 
 def test_tree_q_of_a_store(qstar, micro_run, out):
@@ -131,7 +123,7 @@ def test_stopped_and_run_again(
     assert stopped.err.count("\n") == 1
   assert qstar(*_label(micro_run, out)).code == 0
   assert qstar(*_label(micro_run, tmp_path / "other")).code == 0
-  assert _contents(out) == _contents(tmp_path / "other")
+  assert contents(out) == contents(tmp_path / "other")
 
 
 @pytest.mark.parametrize(
@@ -160,12 +152,12 @@ def test_refused(micro_run, out, capsys, options, parts):
 
 def test_another_job_in_the_directory(qstar, micro_run, out):
   assert qstar(*_label(micro_run, out)).code == 0
-  before = _contents(out)
+  before = contents(out)
   refused = qstar(*_label(micro_run, out, num_processes=2))
   assert refused.code == 2
   assert "num_processes is 2, was 1" in refused.err
   assert refused.err.count("\n") == 1
-  assert _contents(out) == before
+  assert contents(out) == before
 
 
 def test_no_run_and_no_trees(micro_run, out, tmp_path, capsys):

@@ -13,8 +13,8 @@ from qstar_jax.domains.splits import held_out
 from qstar_jax.labels.codec import LINES
 from qstar_jax.labels.step_tree import read_steps
 from qstar_jax.replay import ReplayReader
-from qstar_jax.store import files
 from qstar_jax.store.reader import StoreReader
+from tests.store.instants import contents
 
 pytest_plugins = ["tests.training.micro_run"]
 
@@ -30,14 +30,6 @@ def label(qstar, micro_run, source, out, *options, **kwargs):
     *("--shard-lines", 4, *CHEAP, *options),
     **kwargs,
   )
-
-
-def contents(folder):
-  return {
-    str(path.relative_to(folder)): path.read_bytes()
-    for path in folder.rglob("*")
-    if path.is_file() and not files.is_own_litter(path.name)
-  }
 
 
 def test_every_step_of_the_trees_has_a_label_once(qstar, micro_run, tmp_path):

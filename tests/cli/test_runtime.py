@@ -6,6 +6,7 @@ import pathlib
 import platform
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -120,6 +121,30 @@ def test_variables_of_jax_win(tmp_path):
 def test_a_cache_that_cannot_be_made_is_done_without(tmp_path):
   (tmp_path / "file").touch()
   assert _start(QSTAR_CACHE_DIR=str(tmp_path / "file"))["cache"] is None
+
+
+def test_a_cut_cache_entry_that_stays_is_told_of(tmp_path, monkeypatch):
+  message = "Error reading persistent compilation cache entry for 'jit_f': cut"
+  shown = []
+  monkeypatch.setattr(
+    warnings, "showwarning", lambda message, *_: shown.append(str(message))
+  )
+  runtime._drop_cut_entries(tmp_path)
+
+  def warn(message):
+    warnings.showwarning(message, UserWarning, "compiler.py", 1)
+
+  warn(message)
+  assert shown == [message]
+  # A folder cannot be unlinked, as a file of somebody else cannot.
+  (tmp_path / "jit_f-1-cache").mkdir()
+  warn(message)
+  assert shown == [message] * 2
+  (tmp_path / "jit_f-1-cache").rmdir()
+  (tmp_path / "jit_f-2-cache").touch()
+  warn(message)
+  assert shown == [message] * 2
+  assert not list(tmp_path.iterdir())
 
 
 def test_the_cache_is_found_by_the_usual_variables(monkeypatch):

@@ -13,10 +13,9 @@ from etils import epath
 
 from qstar_jax.errors import UserError
 from qstar_jax.labels import codec, job
-from qstar_jax.store import files
 from qstar_jax.store import manifest as manifest_lib
 from qstar_jax.store.reader import StoreReader
-from tests.store.instants import Instants
+from tests.store.instants import Instants, contents
 
 NUM_ITEMS = 15
 SHARD_LINES = 4
@@ -47,15 +46,6 @@ def run(source):
     return job.run(source, epath.Path(out), **options)
 
   return run_job
-
-
-def _contents(folder):
-  folder = pathlib.Path(folder)
-  return {
-    str(path.relative_to(folder)): path.read_bytes()
-    for path in folder.rglob("*")
-    if path.is_file() and not files.is_own_litter(path.name)
-  }
 
 
 def _all_lines(source):
@@ -100,14 +90,14 @@ def test_hard_labels_are_counted_apart(out, make_line):
 
 def test_a_job_that_is_done_does_nothing(out, run, monkeypatch):
   assert run(out)
-  before = _contents(out)
+  before = contents(out)
   asked = []
   for _ in range(2):
     assert not job.run(
       asked.append, out, num_items=NUM_ITEMS, shard_lines=SHARD_LINES
     )
   assert asked == []
-  assert _contents(out) == before
+  assert contents(out) == before
 
 
 def test_progress_is_told(out, run):
@@ -142,7 +132,7 @@ def test_an_interruption_leaves_no_trace(out, run, tmp_path, stop_at):
     run(out, on_progress=stop)
   assert len(StoreReader(out, codec.LINES)) == job.read_counts(out)["lines"]
   run(out)
-  assert _contents(out) == _contents(tmp_path / "uninterrupted")
+  assert contents(out) == contents(tmp_path / "uninterrupted")
 
 
 def test_every_instant_of_a_job_can_be_the_last(
@@ -152,12 +142,12 @@ def test_every_instant_of_a_job_can_be_the_last(
   with monkeypatch.context() as patch:
     instants = Instants(out, tmp_path / "copies", patch)
     run(out)
-  expected = _contents(out)
+  expected = contents(out)
   items = set()
   for path in instants.copies:
     items.add(job.read_counts(epath.Path(path))["items"])
     run(path)
-    assert _contents(path) == expected
+    assert contents(path) == expected
   assert len(items) > 3
 
 
@@ -246,15 +236,15 @@ def test_two_processes_killed_at_random_instants(
       process=process,
       num_processes=2,
     )
-  assert _contents(out) == _contents(tmp_path / "uninterrupted")
+  assert contents(out) == contents(tmp_path / "uninterrupted")
 
 
 def test_claim_keeps_what_the_first_process_found(out):
   told = {"source": "checked", "limit": None}
   assert job.claim(out, told, {"trees": 3}) == {"trees": 3}
-  before = _contents(out)
+  before = contents(out)
   assert job.claim(out, told, {"trees": 5}) == {"trees": 3}
-  assert _contents(out) == before
+  assert contents(out) == before
 
 
 def test_another_job_is_refused(out):
@@ -269,7 +259,7 @@ def test_a_directory_of_other_things_is_refused(out):
   (out / "thesis.txt").write_text("")
   with pytest.raises(UserError, match=r"holds thesis\.txt but no job\.json"):
     job.claim(out, {}, {})
-  assert _contents(out) == {"thesis.txt": b""}
+  assert contents(out) == {"thesis.txt": b""}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"job": 1}', "null"])

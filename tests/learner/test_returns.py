@@ -31,7 +31,8 @@ def tree():
   )
 
 
-def policy(forest, learner=LearnerConfig()):  # noqa: B008
+def policy(forest, learner=None):
+  learner = learner or LearnerConfig()
   return policy_targets.search_policy(forest, learner, SEARCH)
 
 

@@ -1,10 +1,22 @@
-"""Copies of a folder at every instant at which a program could be killed."""
+"""What a folder holds, at every instant at which a program could be killed."""
 
 import os
 import pathlib
 import shutil
 
 import pytest
+
+from qstar_jax.store import files
+
+
+def contents(folder: pathlib.Path) -> dict[str, bytes]:
+  """Its files by path, without what a killed program leaves for the next."""
+  folder = pathlib.Path(folder)
+  return {
+    str(path.relative_to(folder)): path.read_bytes()
+    for path in folder.rglob("*")
+    if path.is_file() and not files.is_own_litter(path.name)
+  }
 
 
 class Instants:

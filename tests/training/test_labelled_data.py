@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import itertools
+import json
 import types
 
 import numpy as np
@@ -19,7 +20,6 @@ from qstar_jax.store.writer import StoreWriter
 from qstar_jax.text.vocabulary import ByteVocabulary
 from qstar_jax.training import labelled_data, trainer
 from qstar_jax.training.labelled_data import LabelledData, import_outside
-from tests.data.conftest import write  # noqa: F401
 from tests.labels.conftest import line_of
 
 _VOCABULARY = ByteVocabulary()
@@ -141,9 +141,10 @@ _RATED = [
 ]
 
 
-def test_an_outside_file_is_imported_once(write, tmp_path):  # noqa: F811
+def test_an_outside_file_is_imported_once(tmp_path):
   bad = {**_RATED[0], "rating": 7}
-  path = write([*_RATED, bad], "rated.jsonl")
+  path = tmp_path / "rated.jsonl"
+  path.write_text("".join(json.dumps(x) + "\n" for x in [*_RATED, bad]))
   out = epath.Path(tmp_path / "run/labels")
   data = DataConfig(labels=f"prm800k:{path}", on_error="skip")
 
