@@ -155,23 +155,22 @@ def summarize(
   """
   from qstar_jax.evaluation.metrics import bootstrap_ci95
 
-  majority = scores[:, :, CHOOSERS.index("majority")]
   rows = []
   for c, chooser in enumerate(CHOOSERS):
     for k, size in enumerate(sizes):
       own = scores[:, :, c, k]
-      # Paired: the same lines of the same problems.
-      lead = own - majority[:, :, k]
-      rows.append(
-        {
-          "chooser": chooser,
-          "lines": size,
-          "solved": float(own.mean()),
-          "ci95": list(bootstrap_ci95(own, seed)),
-          "over_majority": float(lead.mean()),
-          "over_majority_ci95": list(bootstrap_ci95(lead, seed)),
-        }
-      )
+      row = {
+        "chooser": chooser,
+        "lines": size,
+        "solved": float(own.mean()),
+        "ci95": list(bootstrap_ci95(own, seed)),
+      }
+      for other in "majority", "value":
+        # Paired: the same lines of the same problems.
+        lead = own - scores[:, :, CHOOSERS.index(other), k]
+        row[f"over_{other}"] = float(lead.mean())
+        row[f"over_{other}_ci95"] = list(bootstrap_ci95(lead, seed))
+      rows.append(row)
   return rows
 
 

@@ -13,9 +13,8 @@ from jax.sharding import NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
 from qstar_jax.records import LabelledLine
-from qstar_jax.text.steps import encode_line
 from qstar_jax.text.vocabulary import Vocabulary
-from qstar_jax.text.windows import windows
+from qstar_jax.text.windows import excerpts
 
 
 class LineScores(NamedTuple):
@@ -87,18 +86,20 @@ def score_lines(
   """
   by_row, num_rows = _split_rows(params, batch_size)
   while group := list(itertools.islice(lines := iter(lines), batch_size)):
-    # Of every row its line, window, prompt and steps.
+    # Of every row its line, window, and the parts that are read one by one.
     rows, scores = [], []
     for number, line in enumerate(group):
-      prompt, steps = encode_line(
-        vocabulary, line.prompt, line.steps, is_finished=line.is_finished
-      )
-      scores.append(np.full((2, 1 + len(steps)), np.nan, np.float32))
-      for window in windows(len(prompt), [*map(len, steps)], max_line_tokens):
+      scores.append(np.full((2, 1 + len(line.steps)), np.nan, np.float32))
+      for window, prompt, note, steps in excerpts(
+        vocabulary,
+        line.prompt,
+        line.steps,
+        max_line_tokens,
+        is_finished=line.is_finished,
+      ):
         if labelled_only and (line.label[window.begin : window.end] < 0).all():
           continue
-        shown = steps[window.first : window.end]
-        rows.append((number, window, [prompt, *shown]))
+        rows.append((number, window, [prompt, note, *steps]))
     for start in range(0, len(rows), batch_size):
       batch = rows[start : start + batch_size]
       tokens_BT = np.zeros((num_rows, max_line_tokens), np.int32)
@@ -112,7 +113,7 @@ def score_lines(
         found = heads_BT[:, row, last]
         scores[number][:, 0] = found[:, 0]
         own = slice(1 + window.begin, 1 + window.end)
-        scores[number][:, own] = found[:, 1 + window.begin - window.first :]
+        scores[number][:, own] = found[:, 2 + window.begin - window.first :]
     for line, (value, prm) in zip(group, scores, strict=True):
       is_read = not np.isnan(value[0])
       found = LineScores(float(value[0]), value[1:], prm[1:])

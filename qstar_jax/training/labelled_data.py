@@ -21,9 +21,8 @@ from qstar_jax.records import NO_LABEL, LabelledLine
 from qstar_jax.replay import EMPTY_CURSOR
 from qstar_jax.store.reader import StoreReader
 from qstar_jax.store.writer import StoreWriter
-from qstar_jax.text.steps import encode_line
 from qstar_jax.text.vocabulary import Vocabulary
-from qstar_jax.text.windows import windows
+from qstar_jax.text.windows import excerpts
 
 # Stream of random numbers; see `trainer` for the others.
 _ORDER = 6
@@ -258,17 +257,21 @@ def tokenise(
     vocabulary: to encode with.
     max_line_tokens: T.
   """
-  prompt, steps = encode_line(
-    vocabulary, line.prompt, line.steps, is_finished=line.is_finished
-  )
   left = line.label.copy()
   rows = []
-  for window in windows(len(prompt), [*map(len, steps)], max_line_tokens):
-    own = np.full(len(steps), NO_LABEL, np.float32)
+  for window, prompt, note, steps in excerpts(
+    vocabulary,
+    line.prompt,
+    line.steps,
+    max_line_tokens,
+    is_finished=line.is_finished,
+  ):
+    own = np.full_like(line.label, NO_LABEL)
     own[window.begin : window.end] = left[window.begin : window.end]
     left[window.begin : window.end] = NO_LABEL
     labelled_steps = np.flatnonzero(own != NO_LABEL)
     if labelled_steps.size:
-      shown = slice(window.first, labelled_steps[-1] + 1)
-      rows.append(LabelledTokens(prompt, steps[shown], own[shown].tolist()))
+      end = labelled_steps[-1] + 1
+      label = own[window.first : end].tolist()
+      rows.append(LabelledTokens(prompt + note, steps[: len(label)], label))
   return rows, int((left != NO_LABEL).sum())

@@ -178,6 +178,7 @@ def test_calibrate_shows_a_table(qstar, micro_run):
   ("options", "parts"),
   [
     (["--num-plays", "0"], ["--num-plays 0", "1 or more"]),
+    (["--num-states", "0"], ["--num-states 0", "1 or more"]),
     (["--rows", "1:3"], ["1:3", "--problems"]),
     (["--search.num-line", "3"], ["num-line"]),
     (["--out", "FILE/out"], ["FILE"]),

@@ -8,6 +8,7 @@ import pytest
 from qstar_jax.evaluation.step_scores import score_lines
 from qstar_jax.records import LabelledLine
 from qstar_jax.search.tree import NONE
+from qstar_jax.text import windows
 from qstar_jax.text.steps import encode_line
 from tests.selfplay import conftest as tiny
 
@@ -92,24 +93,34 @@ def test_a_line_scores_alike_in_any_batch():
     np.testing.assert_allclose(a.value, b.value, atol=1e-6)
 
 
-def test_a_line_that_is_too_long_is_read_in_windows():
-  step = "1 + 1 = 2 (left: 2)"
+@pytest.fixture
+def note(monkeypatch):
+  """The note of a window, of tokens that the vocabulary has."""
+  monkeypatch.setattr(windows, "_NOTE", "->")
+  return "->"
+
+
+def test_a_line_that_is_too_long_is_read_in_windows(note):
+  step = "1 2 3 1 2 3"
   prompt, (step_tokens,) = encode_line(
     tiny.VOCABULARY, "1 1 1 -> 3\n", [step], is_finished=False
   )
-  limit = len(prompt) + 2 * len(step_tokens)
-  whole, two, one = (
-    _line("1 1 1 -> 3\n", [step] * count, False) for count in (5, 2, 1)
+  note_length = len(tiny.VOCABULARY.encode_step(note, False))
+  limit = len(prompt) + note_length + 2 * len(step_tokens)
+  assert note_length < len(step_tokens)
+  whole, one = (
+    _line("1 1 1 -> 3\n", [step] * count, False) for count in (5, 1)
   )
-  (_, of_whole), (_, of_two), (_, of_one) = _score(
-    [whole, two, one], max_line_tokens=limit, batch_size=2
-  )
-  # Steps 0 and 1; then one of context and one more.
+  (_, of_whole), (_, of_one) = _score([whole, one], max_line_tokens=limit)
+  # Steps 0 and 1; then, after a note, one of context and one more.
+  texts = [step, step], [note, step, step]
+  lines = [_line(whole.prompt, steps, False) for steps in texts]
+  first, later = (found for _, found in _score(lines, max_line_tokens=50))
   for name in ("prm", "value"):
-    expected = getattr(of_two, name)[[0, 1, 1, 1, 1]]
+    expected = [*getattr(first, name), *[getattr(later, name)[-1]] * 3]
     np.testing.assert_allclose(getattr(of_whole, name), expected, atol=1e-6)
-  assert of_two.prm[0] != of_two.prm[1]
-  np.testing.assert_allclose(of_one.prm, of_two.prm[:1], atol=1e-6)
+    assert len(set(expected)) == 3
+  np.testing.assert_allclose(of_one.prm, first.prm[:1], atol=1e-6)
   np.testing.assert_allclose(of_whole.problem_value, of_one.problem_value)
   # A window in which no step has a label need not be read.
   label = np.float32([-1, -1, -1, 1, -1])
@@ -122,13 +133,14 @@ def test_a_line_that_is_too_long_is_read_in_windows():
   np.testing.assert_allclose(found.prm[3], of_whole.prm[3], atol=1e-6)
 
 
-def test_a_step_that_does_not_fit_has_no_score():
+def test_a_step_that_does_not_fit_has_no_score(note):
   steps = ["1 2 3 1 2 3", "2"]
   line = _line("1 1 1 -> 3\n", steps, False)
   prompt, (_, short) = encode_line(
     tiny.VOCABULARY, line.prompt, line.steps, is_finished=False
   )
-  limit = len(prompt) + len(short)
+  note_tokens = tiny.VOCABULARY.encode_step(note, False)
+  limit = len(prompt) + len(note_tokens) + len(short)
   ((_, found),) = _score([line], max_line_tokens=limit)
   assert np.isnan(found.prm).tolist() == [True, False]
   ((_, found),) = _score([line], max_line_tokens=limit - 1)

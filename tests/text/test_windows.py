@@ -3,7 +3,8 @@
 import hypothesis
 from hypothesis import strategies as st
 
-from qstar_jax.text.windows import Window, windows
+from qstar_jax.text.vocabulary import ByteVocabulary
+from qstar_jax.text.windows import Window, excerpts, windows
 
 _LENGTHS = st.lists(st.integers(1, 12), max_size=15)
 
@@ -53,3 +54,26 @@ def test_what_a_step_is_read_after_does_not_depend_on_what_follows(
   for end in range(len(lengths)):
     part = first_shown(lengths[:end])
     assert part == {i: whole[i] for i in whole if i < end}
+
+
+@hypothesis.given(
+  st.lists(st.text("ab", min_size=1, max_size=40), max_size=14),
+  st.integers(10, 80),
+)
+def test_an_excerpt_says_how_many_steps_it_leaves_out(steps, limit):
+  vocabulary = ByteVocabulary()
+  texts = []
+  for window, prompt, note, shown in excerpts(
+    vocabulary, "a?\n", steps, limit, is_finished=False
+  ):
+    assert sum(map(len, [prompt, note, *shown])) <= limit
+    assert vocabulary.decode(prompt) == "a?\n"
+    expected = f"({window.first} steps before)\n" if window.first else ""
+    assert vocabulary.decode(note) == expected
+    own = shown[window.begin - window.first :]
+    texts += [vocabulary.decode(step)[:-1] for step in own]
+    assert len(own) == window.end - window.begin
+  # Every step once, but for those that are too long.
+  left = iter(steps)
+  assert all(text in left for text in texts)
+  assert len(texts) == len(steps) or max(map(len, steps)) > limit - 25

@@ -77,6 +77,9 @@ def test_measure_and_summary_by_hand():
   by_key = {(row["chooser"], row["lines"]): row for row in rows}
   assert by_key["any", 3]["over_majority"] == 1.0
   assert by_key["any", 3]["over_majority_ci95"] == [1.0, 1.0]
+  assert by_key["any", 3]["over_value"] == 1.0
+  assert by_key["random", 3]["over_value"] == pytest.approx(1 / 3)
+  assert by_key["value", 3]["over_value_ci95"] == [0.0, 0.0]
   assert "| 33.3 [33.3, 33.3] | 100.0 [100.0, 100.0] |" in (
     compare_choosers.table(rows)
   )
