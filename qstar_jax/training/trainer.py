@@ -334,7 +334,9 @@ class Trainer:
   def learn(self) -> dict[str, float]:
     """Takes an iteration's gradient steps on window and labelled lines."""
     start = time.monotonic()
-    self.window.expire(int(self.state.step))
+    # The trees' ages are those that they have here.
+    first_step = int(self.state.step)
+    self.window.expire(first_step)
     batches, drawn = self._batches()
     metrics = self._run_steps(
       batches, "learn", 0, self.config.learner.steps_per_iteration
@@ -346,7 +348,7 @@ class Trainer:
         "raise self_play.problems_per_iteration, learner.steps_per_iteration "
         "or replay.max_reuse"
       )
-    replay = self.window.metrics(int(self.state.step))
+    replay = self.window.metrics(first_step)
     return {
       **metrics,
       **{

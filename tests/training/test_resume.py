@@ -124,6 +124,7 @@ def test_killed_with_every_option(qstar, micro_yaml, tmp_path, run_dir):
   iterations = [r for r in _metrics(whole) if r["kind"] == "iteration"]
   assert [r["reanalysed"] for r in iterations[1:]] == [4, 4]
   assert all("proposed" in record for record in iterations)
+  assert max(r["replay_max_staleness"] for r in iterations) == 6
 
 
 @pytest.fixture
