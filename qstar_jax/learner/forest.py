@@ -40,7 +40,6 @@ class Forest:
     ancestors: int [D, N], the edges above a node, from the one into it to the
       root's; then -1, in the last row at every node.
     tree_of_node: int [N].
-    node_value: float [N], V of the node itself.
     root: int [K], nodes.
     prompt_length: int [K].
     committed: int [D'], edges of the committed lines of all trees.
@@ -54,7 +53,6 @@ class Forest:
   edges: dict[str, np.ndarray]
   ancestors: np.ndarray
   tree_of_node: np.ndarray
-  node_value: np.ndarray
   root: np.ndarray
   prompt_length: np.ndarray
   committed: np.ndarray
@@ -159,7 +157,6 @@ def plant(trees: Sequence[TreeRecord]) -> Forest:
     edges=edges,
     ancestors=np.array(ancestors),
     tree_of_node=np.repeat(np.arange(len(trees)), num_nodes),
-    node_value=np.concatenate([tree.node_value for tree in trees]),
     root=root,
     prompt_length=np.array([len(prompt) for prompt in prompts]),
     committed=committed,

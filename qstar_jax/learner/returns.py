@@ -108,18 +108,19 @@ def advantages(
 ) -> Targets:
   """Return less baseline of each step, with the weight of its return.
 
-  For rewards of the outcome the baseline is the stored V of the node; V is no
-  estimate of other returns, and there it is their mean over the candidates.
+  The baseline is the mean return of the candidates beside it, as often as they
+  were sampled: what their own policy can expect there. The stored V is what a
+  search can expect. By that, samples of a state that it can solve are bad even
+  where they are the best there are, and those of a lost one never: the policy
+  would be learned from lost states.
   """
   reward = rewards(forest, policy_NA, learner.reward)
   of_step = returns(forest, reward, discounts(forest, learner.discount))
-  baseline_N = forest.node_value
-  if learner.reward != "outcome":
-    value_NA, weight_NA = (
-      x.reshape(policy_NA.shape) for x in (of_step.target, of_step.weight)
-    )
-    total_N = np.maximum(weight_NA.sum(axis=1), 1)
-    baseline_N = (weight_NA * value_NA).sum(axis=1) / total_N
+  value_NA, weight_NA = (
+    x.reshape(policy_NA.shape) for x in (of_step.target, of_step.weight)
+  )
+  total_N = np.maximum(weight_NA.sum(axis=1), 1)
+  baseline_N = (weight_NA * value_NA).sum(axis=1) / total_N
   baseline = np.repeat(baseline_N, forest.num_candidates)
   return Targets(of_step.target - baseline, of_step.weight)
 

@@ -113,20 +113,20 @@ def test_lines_that_say_nothing_of_their_end():
 
 def test_awr_weighs_samples_by_the_exponential_of_their_advantage():
   learner = LearnerConfig(
-    policy_target="awr", advantage_temperature=0.5, max_advantage_weight=2.0
+    policy_target="awr", advantage_temperature=0.5, max_advantage_weight=1.5
   )
   batch = trees_to_lines([tree()], learner, SEARCH, 6)
   expected = {
-    12: np.exp((0.75 - 0.5) / 0.5),
+    12: 1.0,  # The only candidate with a known return.
     13: 0.0,
-    22: 3 * 2.0,  # exp(1.2) is cut.
-    32: np.exp((0 - 0.4) / 0.5),
+    22: 3 * 1.5,  # exp((1 - 0.75) / 0.5) is cut.
+    32: np.exp((0 - 0.75) / 0.5),
   }
   for token, weight in expected.items():
     assert weight_of(batch, token) == pytest.approx(weight, rel=1e-5)
 
 
-def test_other_rewards_are_compared_with_those_beside_them():
+def test_returns_are_compared_with_those_beside_them():
   learner = LearnerConfig(reward="prm")
   forest = plant([tree()])
   found = returns.advantages(forest, policy(forest), learner)
