@@ -33,7 +33,7 @@ class Excerpt(NamedTuple):
 
   Attributes:
     window: which steps.
-    prompt: of the line.
+    prompt: of the line; of a long one its end, half of the window.
     note: of how many steps are left out before the first; empty if none is.
     steps: that are shown.
   """
@@ -70,6 +70,8 @@ def excerpts(
   lengths = [*map(len, of_steps)]
   notes: list[list[int]] = []
   if len(prompt_tokens) + sum(lengths) > max_tokens:
+    # What is asked for mostly stands at the end.
+    prompt_tokens = prompt_tokens[-max(max_tokens // 2, 1) :]
     texts = (_NOTE.format(n) for n in range(len(steps)))
     notes = [vocabulary.encode_step(text, is_last=False) for text in texts]
   note_length = max(map(len, notes), default=0)

@@ -77,3 +77,17 @@ def test_an_excerpt_says_how_many_steps_it_leaves_out(steps, limit):
   left = iter(steps)
   assert all(text in left for text in texts)
   assert len(texts) == len(steps) or max(map(len, steps)) > limit - 25
+
+
+def test_of_a_long_prompt_the_end_is_shown():
+  vocabulary = ByteVocabulary()
+  found = list(
+    excerpts(vocabulary, "What is 1 + 1?\n", ["2", "3"], 10, is_finished=True)
+  )
+  assert [vocabulary.decode(e.prompt) for e in found] == ["+ 1?\n"]
+  assert [*map(vocabulary.decode, found[0].steps)] == ["2\n", "3"]
+  # Where all of it fits, all of it is shown.
+  (whole,) = excerpts(
+    vocabulary, "What is 1 + 1?\n", ["2", "3"], 19, is_finished=True
+  )
+  assert vocabulary.decode(whole.prompt) == "What is 1 + 1?\n"
