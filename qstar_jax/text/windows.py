@@ -21,11 +21,13 @@ class Window(NamedTuple):
     begin: of the first step that is the window's own; what comes before it is
       context.
     end: of the step after the last.
+    has_room: for a note of what is left out; not beside a very long step.
   """
 
   first: int
   begin: int
   end: int
+  has_room: bool = True
 
 
 class Excerpt(NamedTuple):
@@ -34,7 +36,8 @@ class Excerpt(NamedTuple):
   Attributes:
     window: which steps.
     prompt: of the line; of a long one its end, half of the window.
-    note: of how many steps are left out before the first; empty if none is.
+    note: of how many steps are left out before the first; empty if none is, or
+      there is no room.
     steps: that are shown.
   """
 
@@ -76,7 +79,7 @@ def excerpts(
     notes = [vocabulary.encode_step(text, is_last=False) for text in texts]
   note_length = max(map(len, notes), default=0)
   for window in windows(len(prompt_tokens), lengths, max_tokens, note_length):
-    note = notes[window.first] if window.first else []
+    note = notes[window.first] if window.first and window.has_room else []
     shown = of_steps[window.first : window.end]
     yield Excerpt(window, prompt_tokens, note, shown)
 
@@ -100,18 +103,20 @@ def windows(
       left out.
 
   Yields:
-    Windows in order. A step that does not fit beside prompt and note is in
-    none.
+    Windows in order. A step that does not fit beside the prompt is in none.
   """
   start = np.concatenate([[0], np.cumsum(step_lengths, dtype=int)])
   begin = 0
   while begin < len(step_lengths):
-    room = max_tokens - prompt_length - (note_length if begin else 0)
+    room = max_tokens - prompt_length
+    has_room = step_lengths[begin] + note_length <= room
+    if begin and has_room:
+      room -= note_length
     if step_lengths[begin] > room:
       begin += 1
       continue
     context = min(room // 2, room - step_lengths[begin]) if begin else 0
     first = int(np.searchsorted(start, start[begin] - context))
     last = np.searchsorted(start, start[first] + room, side="right") - 1
-    yield Window(first, begin, int(last))
+    yield Window(first, begin, int(last), has_room)
     begin = int(last)

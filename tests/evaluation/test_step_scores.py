@@ -133,17 +133,17 @@ def test_a_line_that_is_too_long_is_read_in_windows(note):
   np.testing.assert_allclose(found.prm[3], of_whole.prm[3], atol=1e-6)
 
 
-def test_a_step_that_does_not_fit_has_no_score(note):
+@pytest.mark.usefixtures("note")
+def test_a_step_that_does_not_fit_has_no_score():
   steps = ["1 2 3 1 2 3", "2"]
   line = _line("1 1 1 -> 3\n", steps, False)
   prompt, (_, short) = encode_line(
     tiny.VOCABULARY, line.prompt, line.steps, is_finished=False
   )
-  note_tokens = tiny.VOCABULARY.encode_step(note, False)
-  limit = len(prompt) + len(note_tokens) + len(short)
+  limit = len(prompt) + len(short)
   ((_, found),) = _score([line], max_line_tokens=limit)
   assert np.isnan(found.prm).tolist() == [True, False]
-  ((_, found),) = _score([line], max_line_tokens=5)
+  ((_, found),) = _score([line], max_line_tokens=3)
   assert found is None
 
 
