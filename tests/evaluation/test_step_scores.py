@@ -143,7 +143,7 @@ def test_a_step_that_does_not_fit_has_no_score():
   limit = len(prompt) + len(short)
   ((_, found),) = _score([line], max_line_tokens=limit)
   assert np.isnan(found.prm).tolist() == [True, False]
-  ((_, found),) = _score([line], max_line_tokens=3)
+  ((_, found),) = _score([line], max_line_tokens=2)
   assert found is None
 
 
