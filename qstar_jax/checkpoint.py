@@ -3,9 +3,9 @@
 A checkpoint has the items `params`, `opt_state` and `meta`; and, where they are
 kept, `average`, `reference`, `target_heads` and `earlier`, which is the earlier
 player of the proposer. `meta` is a JSON object with the resolved config, the
-vocabulary, counters and the states of replay and curriculum. The checkpoint's
-number is the learner's gradient step. Random numbers are functions of the seed
-and the counters and need no state.
+vocabulary, counters and the states of replay, curriculum and gate. The
+checkpoint's number is the learner's gradient step. Random numbers are functions
+of the seed and the counters and need no state.
 """
 
 import base64
@@ -14,7 +14,7 @@ import dataclasses
 import logging
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -60,6 +60,21 @@ class Loaded:
   meta: dict[str, Any]
 
 
+class _Pinned(checkpoint_managers.PreservationPolicy):
+  """Keeps the checkpoints of some steps, which may change."""
+
+  def __init__(self):
+    self.steps: frozenset[int] = frozenset()
+
+  def should_preserve(
+    self,
+    checkpoints: Sequence[checkpoint_managers.PolicyCheckpointInfo],
+    *,
+    context: checkpoint_managers.PreservationContext,
+  ) -> Sequence[bool]:
+    return [checkpoint.step in self.steps for checkpoint in checkpoints]
+
+
 class Checkpointer:
   """The checkpoints of one run, for its one writer. A context manager."""
 
@@ -68,8 +83,11 @@ class Checkpointer:
 
     What a kill left half-written there is removed.
     """
+    self._pinned = _Pinned()
     options = ocp.CheckpointManagerOptions(
-      preservation_policy=checkpoint_managers.LatestN(config.keep),
+      preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+        [checkpoint_managers.LatestN(config.keep), self._pinned]
+      ),
       cleanup_tmp_directories=True,
     )
     directory = epath.Path(run_dir).resolve() / "checkpoints"
@@ -113,6 +131,10 @@ class Checkpointer:
     """
     step = int(state.step)
     meta = {**meta, "schema_version": SCHEMA_VERSION, "step": step}
+    if gate := meta.get("gate"):
+      # Also that of the player before: the newest whole checkpoint may name it.
+      before = max(self._pinned.steps, default=gate["step"])
+      self._pinned.steps = frozenset({gate["step"], before})
     _check_space(self._manager.directory, (state, earlier))
     with _explain_failed_save(self._manager.directory):
       self._manager.save(
@@ -132,13 +154,18 @@ class Checkpointer:
       self._manager.wait_until_finished()
 
   def restore(
-    self, state: TrainState, earlier: nnx.State | None = None
+    self,
+    state: TrainState,
+    earlier: nnx.State | None = None,
+    *,
+    step: int | None = None,
   ) -> tuple[TrainState, dict[str, Any]]:
-    """The newest checkpoint.
+    """The newest checkpoint, or one of the others that are kept.
 
     Args:
       state: of the same shapes and shardings, e.g. a fresh one; consumed.
       earlier: likewise, if one was kept; overwritten with it.
+      step: of the checkpoint; the newest by default.
 
     Returns:
       The state and the meta that were saved.
@@ -146,9 +173,12 @@ class Checkpointer:
     Raises:
       UserError: the checkpoint is of another schema or does not fit.
     """
-    step = self._manager.latest_step()
+    self.wait()
+    step = self._manager.latest_step() if step is None else step
     directory = self._manager.directory / str(step)
     meta = _read_meta(self._manager, step, directory)
+    if gate := meta.get("gate"):
+      self._pinned.steps = frozenset({gate["step"]})
     items = _restore(self._manager, step, directory, _items(state, earlier))
     for name, params in _networks(state, earlier).items():
       nnx.replace_by_pure_dict(params, items[name])
@@ -332,7 +362,9 @@ def _open_for_reading(root: epath.Path) -> ocp.CheckpointManager:
 
 
 def load(path: epath.PathLike) -> Loaded:
-  """The newest checkpoint of a run, or one given by its own directory.
+  """What plays in a run, or one of its checkpoints by its own directory.
+
+  That is the newest checkpoint; behind a gate, the one that it accepted last.
 
   Args:
     path: a run directory, or `RUN/checkpoints/STEP`.
@@ -355,8 +387,11 @@ def load(path: epath.PathLike) -> Loaded:
         f"{path} is no finished checkpoint; use one of those that there are: "
         f"{known}"
       )
+    meta = _read_meta(manager, step, root / str(step))
+    if (gate := meta.get("gate")) and not is_one:
+      step = gate["step"]
+      meta = _read_meta(manager, step, root / str(step))
     directory = root / str(step)
-    meta = _read_meta(manager, step, directory)
     config = configuration.from_json(meta["config"])
     vocabulary = vocabulary_from_json(meta["vocabulary"])
     graphdef, params = init_model(config.model, vocabulary.size, config.seed)

@@ -260,7 +260,7 @@ def write(
 
 def held_out_problems(opened, num_problems: int) -> list[Any]:
   """As many of the run's held-out problems; UserError if there are fewer."""
-  from qstar_jax.domains.splits import held_out
+  from qstar_jax.domains.splits import held_out_by
 
   config = opened.config.domain
   if config.held_out_problems < num_problems:
@@ -269,13 +269,8 @@ def held_out_problems(opened, num_problems: int) -> list[Any]:
       f"{config.held_out_problems}; train one with "
       f"--domain.held-out-problems {num_problems}, or ask for fewer"
     )
-  return held_out(
-    opened.domain,
-    min_difficulty=config.min_difficulty,
-    max_difficulty=config.max_difficulty,
-    num_problems=config.held_out_problems,
-    seed=opened.config.seed,
-  )[:num_problems]
+  held_out = held_out_by(opened.config, opened.domain)
+  return held_out.evaluation[:num_problems]
 
 
 def main() -> None:

@@ -92,10 +92,10 @@ def accuracies(trainer) -> dict[str, float]:
   from qstar_jax.evaluation.evaluate import evaluate
 
   config = trainer.config
-  problems = trainer.held_out[: config.evaluation.num_problems]
+  problems = trainer.held_out.evaluation[: config.evaluation.num_problems]
   evaluation = evaluate(
-    trainer.evaluators[config.search.searcher],
-    trainer.state.played,
+    trainer.examiner.players[config.search.searcher],
+    trainer.played,
     trainer.domain,
     problems,
     seed=config.seed,

@@ -37,11 +37,11 @@ from qstar_jax.cli import runtime
 from qstar_jax.cli import train as train_command
 from qstar_jax.config import ExperimentConfig
 from qstar_jax.domains import make_domain
+from qstar_jax.domains.splits import held_out_by
 from qstar_jax.errors import UserError
 from qstar_jax.evaluation import job, metrics, sweep
 from qstar_jax.evaluation.opened import open_checkpoint
 from qstar_jax.records import Problem
-from qstar_jax.training import inputs
 
 # Beside value, PRM and policy.
 _TOKEN_Q = {"token_q": 1.0, "token_value": 1.0, "cql": 0.1}
@@ -169,7 +169,7 @@ def compare(
   rows = [row for row in rows if row["setting"] == setting]
   done = {(row["method"], row["seed"]) for row in rows}
   domain = make_domain(config.domain.name, config.domain.options)
-  problems = inputs.held_out_problems(config, domain)
+  problems = held_out_by(config, domain).evaluation
   # Seed by seed, so that what is there can be compared at any time.
   for seed in seeds:
     for method in methods:

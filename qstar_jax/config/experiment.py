@@ -24,6 +24,10 @@ class DomainConfig:
     max_difficulty: hardest, >= min_difficulty.
     held_out_problems: canonical problems kept out of training for evaluation;
       0 keeps none.
+    held_out_file: of problems that are kept out of training besides, to
+      evaluate on when it is over; looked for in QSTAR_DATA_DIR if it is not
+      here. See `readers.read_problems`; empty for none.
+    held_out_rows: of that file, e.g. `900:1362`; empty for all.
   """
 
   name: str = "countdown"
@@ -33,6 +37,8 @@ class DomainConfig:
   min_difficulty: int = 1
   max_difficulty: int = 1
   held_out_problems: int = 500
+  held_out_file: str = ""
+  held_out_rows: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +155,33 @@ class EvaluationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class GateConfig:
+  """When the learner's params take the place of those that play.
+
+  Attributes:
+    every_iterations: period of trials; 0 has no gate, and the newest params
+      play.
+    pool_problems: kept out of training and evaluation, for trials alone.
+    num_problems: of a trial, at most; one without a result by then keeps the
+      player that there is.
+    token_budget: of each play; 0 has none but the search's own.
+    win_rate: share of the problems on which the two differ that a better
+      candidate wins; the other hypothesis is one half.
+    error_rate: of the test, to accept an equal one or to refuse a better one.
+    max_refusals: in a row, after which the learner goes back to the params that
+      play; 0 never does.
+  """
+
+  every_iterations: int = 0
+  pool_problems: int = 256
+  num_problems: int = 256
+  token_budget: int = 0
+  win_rate: float = 0.6
+  error_rate: float = 0.05
+  max_refusals: int = 5
+
+
+@dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
   """Attributes:
   every_iterations: period; the last iteration is always saved.
@@ -206,6 +239,7 @@ class ExperimentConfig:
   evaluation: EvaluationConfig = dataclasses.field(
     default_factory=EvaluationConfig
   )
+  gate: GateConfig = dataclasses.field(default_factory=GateConfig)
   labels: LabelsConfig = dataclasses.field(default_factory=LabelsConfig)
   checkpoint: CheckpointConfig = dataclasses.field(
     default_factory=CheckpointConfig

@@ -1,12 +1,12 @@
 """Datasets of labelled lines, of this project and of others, by one name."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 
 from etils import epath
 
 from qstar_jax.data import math_aps, math_shepherd, prm800k, prmbench
 from qstar_jax.data.reading import Report
+from qstar_jax.domains.readers import find_file
 from qstar_jax.errors import UserError
 from qstar_jax.labels.codec import LINES
 from qstar_jax.records import LabelledLine
@@ -47,15 +47,7 @@ def read_outside(source: str, report: Report) -> Iterator[LabelledLine]:
       f"{source}: there is no format {name!r}; known ones are "
       f"{', '.join(READERS)}"
     )
-  path = epath.Path(file)
-  if not path.exists() and (folder := os.environ.get("QSTAR_DATA_DIR")):
-    path = epath.Path(folder) / file
-  if not path.exists():
-    raise UserError(
-      f"{source}: no file {path}; check the path, or set QSTAR_DATA_DIR to the "
-      "folder that it is in"
-    )
-  return READERS[name](path, report)
+  return READERS[name](find_file(file), report)
 
 
 def read(source: str, report: Report) -> Iterator[LabelledLine]:

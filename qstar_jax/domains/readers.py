@@ -4,6 +4,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import re
 import zlib
 
@@ -15,6 +16,27 @@ from qstar_jax.records import Domain, Problem
 
 _CSV_COLUMN = "Puzzles"
 _ROWS = re.compile(r"([0-9]{0,9}):([0-9]{0,9})")
+
+
+def find_file(name: str) -> epath.Path:
+  """A file that a config names.
+
+  Args:
+    name: absolute, or relative to the working directory or to the folder
+      QSTAR_DATA_DIR.
+
+  Raises:
+    UserError: it is in neither.
+  """
+  path = epath.Path(name)
+  if not path.exists() and (folder := os.environ.get("QSTAR_DATA_DIR")):
+    path = epath.Path(folder) / name
+  if not path.exists():
+    raise UserError(
+      f"there is no file {path}; check the path, or set QSTAR_DATA_DIR to the "
+      "folder that it is in"
+    )
+  return path
 
 
 def read_problems(

@@ -2,13 +2,56 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from typing import NamedTuple
 
 import numpy as np
 
+from qstar_jax.config import ExperimentConfig
+from qstar_jax.domains.readers import find_file, read_problems
 from qstar_jax.domains.step_domain import MAX_DRAWS
 from qstar_jax.errors import UserError
 from qstar_jax.records import Domain, Problem
+
+
+class HeldOut(NamedTuple):
+  """The problems that a run never trains on; no split key is in two lists.
+
+  Attributes:
+    evaluation: generated, for evaluation while it trains.
+    gate: generated, for trials of candidates.
+    file: of `domain.held_out_file`, in its order, duplicates included.
+  """
+
+  evaluation: list[Problem]
+  gate: list[Problem]
+  file: list[Problem]
+
+
+def held_out_by(config: ExperimentConfig, domain: Domain) -> HeldOut:
+  """What the run of a config holds out of its domain.
+
+  Raises:
+    UserError: the file cannot be read, or the domain has too few problems.
+  """
+  of_file: list[Problem] = []
+  if config.domain.held_out_file:
+    path = find_file(config.domain.held_out_file)
+    of_file = read_problems(domain, path, config.domain.held_out_rows or None)
+  num_gate = config.gate.pool_problems if config.gate.every_iterations else 0
+  num_evaluation = config.domain.held_out_problems
+  # Those of evaluation first: they are the same with and without a gate.
+  generated = held_out(
+    domain,
+    min_difficulty=config.domain.min_difficulty,
+    max_difficulty=config.domain.max_difficulty,
+    num_problems=num_evaluation + num_gate,
+    seed=config.seed,
+    excluded=frozenset(map(domain.split_key, of_file)),
+  )
+  return HeldOut(
+    generated[:num_evaluation], generated[num_evaluation:], of_file
+  )
 
 
 def held_out(
@@ -18,6 +61,7 @@ def held_out(
   max_difficulty: int,
   num_problems: int,
   seed: int,
+  excluded: Collection[str] = (),
 ) -> list[Problem]:
   """Problems to keep out of training, drawn as the domain samples them.
 
@@ -31,6 +75,7 @@ def held_out(
     max_difficulty: hardest; difficulties are equally frequent while they last.
     num_problems: how many.
     seed: of the draws and the coins.
+    excluded: split keys of problems that are not wanted.
 
   Returns:
     `num_problems` problems with distinct split keys; the same for the same
@@ -48,17 +93,18 @@ def held_out(
     )
     problem = domain.sample(rng, difficulty)
     key = domain.split_key(problem)
-    if key not in found and _coin(key, seed):
+    if key not in found and key not in excluded and _coin(key, seed):
       found[key] = problem
       num_misses = 0
     num_misses += 1
     # Were even a hundredth of what we have still to be found, we would have.
     if num_misses > 20 * (100 + len(found)):
       raise UserError(
-        f"domain.held_out_problems is {num_problems}: {domain.name} has only "
-        f"about {len(found)} problems to hold out at difficulty "
-        f"{min_difficulty} to {max_difficulty} (half of each difficulty stays "
-        f"for training); ask for {len(found)} or widen the domain"
+        f"{num_problems} problems are to be held out, domain.held_out_problems "
+        f"and those of a gate: {domain.name} has only about {len(found)} of "
+        f"difficulty {min_difficulty} to {max_difficulty} (half of each "
+        f"difficulty stays for training); ask for {len(found)} or widen the "
+        "domain"
       )
   return list(found.values())
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from qstar_jax import configuration
 from qstar_jax.config import ExperimentConfig, SearchConfig
 from qstar_jax.domains.readers import read_problems
-from qstar_jax.domains.splits import held_out
+from qstar_jax.domains.splits import held_out_by
 from qstar_jax.errors import UserError
 from qstar_jax.evaluation import results, sweep
 from qstar_jax.evaluation.opened import Opened
@@ -49,13 +49,7 @@ def select_problems(
       f"--domain {opened.domain.name}: the run held out problems of "
       f"{config.domain.name} only; name a file with --problems"
     )
-  problems = held_out(
-    opened.domain,
-    min_difficulty=config.domain.min_difficulty,
-    max_difficulty=config.domain.max_difficulty,
-    num_problems=config.domain.held_out_problems,
-    seed=config.seed,
-  )
+  problems = held_out_by(config, opened.domain).evaluation
   if not problems or not config.evaluation.num_problems:
     raise UserError(
       "the run held out no problems to evaluate on; name a file with --problems"

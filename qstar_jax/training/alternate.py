@@ -88,11 +88,16 @@ def train(
       save()
 
     # Self-play, if there is any, and learning take turns.
+    trainer.open_gate()
     seconds_save = 0.0
     while progress.iteration < config.num_iterations:
       metrics = trainer.play(writer) if trainer.plays else {}
       metrics |= trainer.learn()
       progress.iteration += 1
+      is_accepted = False
+      if config.gate.every_iterations and is_due(config.gate.every_iterations):
+        is_accepted, of_gate = trainer.try_candidate(checkpointer)
+        metrics |= of_gate
       if is_due(config.evaluation.every_iterations):
         metrics["seconds_evaluate"] = trainer.evaluate(
           "self_play" if trainer.plays else "offline"
@@ -107,6 +112,6 @@ def train(
           "seconds_save": seconds_save,
         }
       )
-      if is_due(config.checkpoint.every_iterations):
+      if is_accepted or is_due(config.checkpoint.every_iterations):
         seconds_save = save()
     checkpointer.wait()

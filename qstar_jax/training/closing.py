@@ -9,10 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from qstar_jax.config import ExperimentConfig
+from qstar_jax.domains import splits
 from qstar_jax.evaluation.opened import Opened, open_checkpoint
 from qstar_jax.evaluation.terminal_tree import print_tree, solution_text
 from qstar_jax.records import Outcome
-from qstar_jax.training import inputs
 from qstar_jax.training.learning_curve import learning_curve
 from qstar_jax.training.metrics_log import read_metrics
 
@@ -103,9 +103,9 @@ def _interval(value: float | None, ci95: Sequence[float | None]) -> str:
 
 def _show_example(opened: Opened, console: Console) -> None:
   """Plays a batch of held-out problems; shows the tree of the first solved."""
-  held_out = inputs.held_out_problems(opened.config, opened.domain)
+  held_out = splits.held_out_by(opened.config, opened.domain)
   # As many as the run's own evaluations: that program is compiled already.
-  problems = held_out[: opened.config.evaluation.batch_size]
+  problems = held_out.evaluation[: opened.config.evaluation.batch_size]
   plays = opened.solve(problems, opened.config.search.searcher, seed=0)
   for problem, play in zip(problems, plays, strict=True):
     result = play.result

@@ -233,6 +233,12 @@ class LiveDisplay:
     if newest := status.latest.get("step_evaluation"):
       auroc = _percent(number(newest, "auroc"))
       yield "PRM", Text(f"AUROC {auroc} % on {newest['steps']} held-out steps")
+    if trial := status.latest.get("trial"):
+      score = " ".join(
+        f"{trial[name]} {name}" for name in ("wins", "losses", "ties")
+      )
+      rating = f"rating {trial['rating']:+.0f}"
+      yield "gate", Text(f"{trial['decision']}, {score}, {rating}")
     if warning := status.latest.get("warning"):
       text = f"step {warning['step']}: {warning['message']}"
       yield "warning", Text(text, style="yellow")

@@ -10,7 +10,7 @@ from qstar_jax.config import ExperimentConfig
 from qstar_jax.domains import splits
 from qstar_jax.errors import UserError
 from qstar_jax.labels import step_tree
-from qstar_jax.records import Domain, Problem, TreeRecord
+from qstar_jax.records import TreeRecord
 from qstar_jax.replay import ReplayReader
 from qstar_jax.text.training import train_sentencepiece
 from qstar_jax.text.vocabulary import ByteVocabulary, Vocabulary
@@ -107,16 +107,3 @@ def read_trees(
 def difficulties(config: ExperimentConfig) -> range:
   """The difficulties that the run trains on."""
   return range(config.domain.min_difficulty, config.domain.max_difficulty + 1)
-
-
-def held_out_problems(
-  config: ExperimentConfig, domain: Domain
-) -> list[Problem]:
-  """The problems that the run never trains on."""
-  return splits.held_out(
-    domain,
-    min_difficulty=config.domain.min_difficulty,
-    max_difficulty=config.domain.max_difficulty,
-    num_problems=config.domain.held_out_problems,
-    seed=config.seed,
-  )

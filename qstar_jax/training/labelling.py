@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from qstar_jax import checkpoint
 from qstar_jax.config import ExperimentConfig
 from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.domains import make_domain
-from qstar_jax.domains.splits import TrainingProblems
+from qstar_jax.domains.splits import TrainingProblems, held_out_by
 from qstar_jax.errors import UserError
 from qstar_jax.evaluation import job as evaluation_job
 from qstar_jax.evaluation.opened import Opened, open_checkpoint
@@ -28,7 +29,7 @@ from qstar_jax.records import LabelledLine, Problem
 from qstar_jax.replay import ReplayReader
 from qstar_jax.store.reader import StoreReader
 from qstar_jax.training import judge_lessons
-from qstar_jax.training.inputs import difficulties, held_out_problems
+from qstar_jax.training.inputs import difficulties
 
 CONSENSUS = "consensus"
 # Sets of problems that have a name and no file.
@@ -223,8 +224,10 @@ class _TrainProblems(Sequence[Problem]):
   """Training problems, each drawn when it is asked for."""
 
   def __init__(self, opened: Opened, size: int, seed: int):
-    held_out = held_out_problems(opened.config, opened.domain)
-    self._problems = TrainingProblems.without(opened.domain, held_out)
+    held_out = held_out_by(opened.config, opened.domain)
+    self._problems = TrainingProblems.without(
+      opened.domain, itertools.chain(*held_out)
+    )
     self._difficulties = difficulties(opened.config)
     self._size, self._seed = size, seed
 

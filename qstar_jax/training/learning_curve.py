@@ -1,6 +1,7 @@
-"""The picture of a run: held-out accuracy and losses against time."""
+"""The picture of a run: accuracy, losses and rating against time."""
 
 import pathlib
+from collections.abc import Sequence
 
 import matplotlib
 from etils import epath
@@ -59,14 +60,19 @@ def learning_curve(run_dir: epath.PathLike) -> epath.Path:
 def draw(records: list[Record], name: str) -> Figure:
   """The picture of at least one record, titled with the run's name."""
   # Not through pyplot, which would keep the figure for the program's life.
-  figure = Figure(figsize=(8, 7), layout="constrained")
-  accuracy, losses = figure.subplots(2, sharex=True, height_ratios=[3, 2])
+  has_gate = any(record["kind"] == "trial" for record in records)
+  heights = [3, 2, 1.5] if has_gate else [3, 2]
+  figure = Figure(figsize=(8, 1.4 * sum(heights)), layout="constrained")
+  panels = figure.subplots(len(heights), sharex=True, height_ratios=heights)
   figure.suptitle(name, fontsize=13)
-  _draw_accuracy(accuracy, records)
-  _draw_losses(losses, records)
-  _mark_warm_start((accuracy, losses), records)
-  losses.set_xlabel("minutes")
-  losses.set_xlim(0, 1.03 * max(record["minutes"] for record in records) or 1)
+  _draw_accuracy(panels[0], records)
+  _draw_losses(panels[1], records)
+  if has_gate:
+    _draw_rating(panels[2], records)
+  _mark_warm_start(panels, records)
+  panels[-1].set_xlabel("minutes")
+  minutes = max(record["minutes"] for record in records)
+  panels[-1].set_xlim(0, 1.03 * minutes or 1)
   return figure
 
 
@@ -160,6 +166,35 @@ def _draw_losses(axes: Axes, records: list[Record]) -> None:
   axes.legend(fontsize=8, loc="best")
 
 
+def _draw_rating(axes: Axes, records: list[Record]) -> None:
+  """Elo of the players of a gate, and the candidates that it refused."""
+  trials = [record for record in records if record["kind"] == "trial"]
+  accepted = [r for r in trials if r["decision"] == "accepted"]
+  others = [r for r in trials if r["decision"] != "accepted"]
+  axes.step(
+    [record["minutes"] for record in trials],
+    [record["rating"] for record in trials],
+    where="post",
+    color="tab:green",
+    linewidth=1,
+  )
+  for some, marker, label in (
+    (accepted, "o", "accepted"),
+    (others, "x", "refused, or no result"),
+  ):
+    axes.scatter(
+      [record["minutes"] for record in some],
+      [record["rating"] for record in some],
+      marker=marker,
+      s=20,
+      color="tab:green" if some is accepted else "gray",
+      label=label,
+    )
+  axes.set_ylabel("Elo of the player")
+  axes.grid(alpha=0.3)
+  axes.legend(fontsize=8, loc="best")
+
+
 def _series(
   records: list[Record], kind: str, name: str
 ) -> tuple[list[float], list[float]]:
@@ -172,7 +207,7 @@ def _series(
   return [minute for minute, _ in points], [value for _, value in points]
 
 
-def _mark_warm_start(panels: tuple[Axes, ...], records: list[Record]) -> None:
+def _mark_warm_start(panels: Sequence[Axes], records: list[Record]) -> None:
   minutes = [r["minutes"] for r in records if r["kind"] == "warm_start"]
   if not minutes:
     return

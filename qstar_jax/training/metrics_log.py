@@ -72,6 +72,13 @@ _OF_KIND: Mapping[str, Mapping[str, _Check]] = {
       )
     },
   },
+  "trial": {
+    "decision": _is_text,
+    "wins": _is_whole,
+    "losses": _is_whole,
+    "ties": _is_whole,
+    "rating": _is_number,
+  },
   "warning": {"message": _is_text},
 }
 

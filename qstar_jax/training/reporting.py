@@ -92,6 +92,7 @@ class Reporter:
         `evaluation`: `phase` (random, warm_start, self_play or offline),
           `searcher`, `top1` in [0, 1] and `ci95`, its interval [low, high].
         `step_evaluation`: `phase`, and what `step_evaluation.prm_figures` has.
+        `trial`: `decision`, `wins`, `losses`, `ties` and `rating` of the gate.
         `data`: nothing more; what there is to learn from besides self-play.
         `warning`: `message`, what is wrong and what to do about it.
 

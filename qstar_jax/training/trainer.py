@@ -1,8 +1,10 @@
 """The parts of a run, and the phases that the loop strings together."""
 
 import dataclasses
+import functools
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,8 @@ from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.domains import make_domain, splits
 from qstar_jax.errors import UserError
 from qstar_jax.evaluation import step_evaluation
-from qstar_jax.evaluation.evaluate import evaluate
-from qstar_jax.learner import lines as lines_lib
 from qstar_jax.learner import phase, priorities
 from qstar_jax.learner import train_step as train_step_lib
-from qstar_jax.learner.labelled import labelled_to_lines
 from qstar_jax.model.transformer import init_model
 from qstar_jax.records import TrainBatch
 from qstar_jax.replay import ReplayReader, ReplayWindow, ReplayWriter
@@ -29,14 +28,17 @@ from qstar_jax.selfplay import actor
 from qstar_jax.selfplay.curriculum import Curriculum
 from qstar_jax.selfplay.player import Player
 from qstar_jax.selfplay.proposer import Proposer
-from qstar_jax.training import hindsight, inputs
+from qstar_jax.training import hindsight, inputs, lessons
 from qstar_jax.training.drift_alarm import DriftAlarm
+from qstar_jax.training.examiner import Examiner
 from qstar_jax.training.labelled_data import open_labels
 from qstar_jax.training.preemption import PreemptionFlag
+from qstar_jax.training.promotion import Promotion
 from qstar_jax.training.reporting import Reporter
 
 # Streams of random numbers that must not share any; others are `inputs`'s.
 _WARM_START, _PROBLEMS, _LINES, _DRIFT, _PROPOSALS = range(1, 6)
+_GATE = 7
 
 
 @dataclasses.dataclass
@@ -85,8 +87,10 @@ class Trainer:
     self.replay_dir = run_dir / "replay"
     self.mesh = make_mesh(config.mesh)
     self.domain = make_domain(config.domain.name, config.domain.options)
-    self.held_out = inputs.held_out_problems(config, self.domain)
-    self.problems = splits.TrainingProblems.without(self.domain, self.held_out)
+    self.held_out = splits.held_out_by(config, self.domain)
+    self.problems = splits.TrainingProblems.without(
+      self.domain, itertools.chain(*self.held_out)
+    )
     self.labelled = None
     if config.data.labels:
       self.labelled = open_labels(config, run_dir, self.problems, flag.check)
@@ -123,6 +127,7 @@ class Trainer:
       config.domain.min_difficulty,
       config.domain.max_difficulty,
     )
+    self.promotion: Promotion | None = None
     self._make_players()
 
   def _make_players(self) -> None:
@@ -137,18 +142,50 @@ class Trainer:
       )
       played = self.state.played
       self.proposer = Proposer(sampler, played, config.curriculum)
-    self.evaluators = {
-      searcher: self._player(
-        for_evaluation(config.search, searcher), config.evaluation.batch_size
-      )
-      for searcher in ("greedy", config.search.searcher)
-      if config.evaluation.num_problems > 0
-    }
+    self.examiner = Examiner(
+      config,
+      self.domain,
+      {
+        searcher: self._player(
+          for_evaluation(config.search, searcher), config.evaluation.batch_size
+        )
+        for searcher in ("greedy", config.search.searcher)
+        if self.plays or config.evaluation.num_problems > 0
+      },
+      self.held_out.evaluation,
+      self._step_judge(),
+      self.reporter,
+      self.flag,
+    )
+
+  def _step_judge(self) -> Callable[[nnx.State], dict[str, Any]] | None:
+    """Judges a PRM by the labels that are held out, if there are any."""
+    if self.labelled is None or not self.labelled.held_out:
+      return None
+    return functools.partial(
+      step_evaluation.prm_figures,
+      self.graphdef,
+      vocabulary=self.vocabulary,
+      lines=self.labelled.held_out,
+      max_line_tokens=self.config.text.max_line_tokens,
+      batch_size=self.config.evaluation.batch_size,
+      seed=self.config.seed,
+    )
 
   @property
   def plays(self) -> bool:
     """Whether the run makes trees of its own."""
     return self.config.self_play.problems_per_iteration > 0
+
+  @property
+  def played(self) -> nnx.State:
+    """Params that play and are evaluated: the gate's, or the learner's."""
+    return self.promotion.params if self.promotion else self.state.played
+
+  @property
+  def played_step(self) -> int:
+    """Gradient step of `played`."""
+    return self.promotion.step if self.promotion else int(self.state.step)
 
   def _player(self, search, num_trees: int) -> Player:
     return Player(
@@ -180,6 +217,7 @@ class Trainer:
       "window": self.window.state_dict(),
       "curriculum": self.curriculum.state_dict(),
       "labels": self.labelled and self.labelled.cursors,
+      "gate": self.promotion and self.promotion.state_dict(),
     }
 
   def restore(
@@ -199,6 +237,12 @@ class Trainer:
     trees = inputs.trees_dir(self.config) or self.replay_dir
     self.window.load_state_dict(meta["window"], ReplayReader(trees))
     self.curriculum.load_state_dict(meta["curriculum"])
+    if saved := meta.get("gate"):
+      # The player's params are in a checkpoint of their own.
+      self._go_back_to(saved["step"], checkpointer)
+      self.open_gate()
+      self.promotion.load_state_dict(saved)
+      self.state, _ = checkpointer.restore(self.state)
 
   def read_data(self) -> None:
     """Fills the window from stored trees, and tells what data there is."""
@@ -255,14 +299,14 @@ class Trainer:
     results = []
     played = actor.play_iteration(
       self.actor,
-      self.state.played,
+      self.played,
       self.problems,
       self.curriculum,
       self.window,
       self.vocabulary,
       self._rng(_PROBLEMS, progress.iteration),
       config=config,
-      params_version=int(self.state.step),
+      params_version=self.played_step,
       first_sequence=progress.num_trees,
       check_stop=self.flag.check,
     )
@@ -281,7 +325,7 @@ class Trainer:
     progress.num_tokens += tokens
     seconds = time.monotonic() - start
     drift = self.drift_alarm.measure(
-      self.state.played,
+      self.played,
       [play.record for play in results],
       self.window,
       self._rng(_DRIFT, progress.iteration),
@@ -305,7 +349,7 @@ class Trainer:
     if self.proposer is None or iteration % period:
       return {}
     return self.proposer.propose(
-      self.state.played,
+      self.played,
       self.problems,
       self.curriculum,
       self._rng(_PROPOSALS, iteration),
@@ -337,7 +381,15 @@ class Trainer:
     # The trees' ages are those that they have here.
     first_step = int(self.state.step)
     self.window.expire(first_step)
-    batches, drawn = self._batches()
+    batches, drawn = lessons.make_batches(
+      self.config,
+      self.window,
+      self.labelled,
+      self.progress.num_labelled_lines,
+      self.vocabulary,
+      self._rng(_LINES, self.progress.iteration),
+    )
+    self.progress.num_labelled_lines = drawn.get("labelled_lines", 0)
     metrics = self._run_steps(
       batches, "learn", 0, self.config.learner.steps_per_iteration
     )
@@ -361,110 +413,71 @@ class Trainer:
       "seconds_learn": time.monotonic() - start,
     }
 
-  def _batches(self) -> tuple[Iterator[TrainBatch], dict[str, int]]:
-    """An iteration's batches, and what to log of the labelled lines in them."""
+  def open_gate(self) -> None:
+    """Makes the learner's params the first player of the gate, if there is one.
+
+    Later calls change nothing.
+    """
     config = self.config
-    batch_size, num_labelled = config.learner.batch_size, 0
-    if self.labelled is not None:
-      num_labelled = batch_size
-      if self.plays or config.data.trees:
-        num_labelled = round(config.data.label_share * batch_size)
-        num_labelled = min(max(num_labelled, 1), batch_size - 1)
-    parts, drawn = [], {}
-    if num_labelled < batch_size:
-      learner = dataclasses.replace(
-        config.learner, batch_size=batch_size - num_labelled
-      )
-      parts.append(
-        phase.sample_batches(
-          self.window,
-          self._rng(_LINES, self.progress.iteration),
-          dataclasses.replace(config, learner=learner),
-        )
-      )
-    if num_labelled:
-      rows, drawn = self._draw_labelled(num_labelled)
-      parts.append(rows)
-    return map(lines_lib.join, zip(*parts, strict=False)), drawn
-
-  def _draw_labelled(
-    self, num_rows: int
-  ) -> tuple[Iterator[TrainBatch], dict[str, int]]:
-    """An iteration's labelled rows, so many a batch, and what to log."""
-    config, progress = self.config, self.progress
-    max_tokens = config.text.max_line_tokens
-    drawn = self.labelled.draw(
-      progress.num_labelled_lines,
-      config.learner.steps_per_iteration * num_rows,
-      self.vocabulary,
-      max_tokens,
-    )
-    progress.num_labelled_lines += drawn.num_lines
-    batches = (
-      labelled_to_lines(drawn.rows[start : start + num_rows], max_tokens)
-      for start in range(0, len(drawn.rows), num_rows)
-    )
-    return batches, {
-      "labelled_rows": len(drawn.rows),
-      "labelled_lines": progress.num_labelled_lines,
-      "labels_too_long": drawn.num_too_long,
-    }
-
-  def evaluate(self, name: str) -> float:
-    """Evaluates on held-out problems; returns the seconds it took."""
-    start = time.monotonic()
-    settings = self.config.evaluation
-    problems = self.held_out[: settings.num_problems]
-    for searcher, player in self.evaluators.items():
-
-      def on_progress(done, searcher=searcher):
-        self.flag.check()
-        self.reporter.progress(f"evaluate {searcher}", done, len(problems))
-
-      result = evaluate(
-        player,
-        self.state.played,
+    if config.gate.every_iterations and self.promotion is None:
+      self.promotion = Promotion(
+        config.gate,
+        self.examiner.players[config.search.searcher],
         self.domain,
-        problems,
-        seed=self.config.seed,
-        on_progress=on_progress,
+        self.held_out.gate,
+        self.state.played,
+        int(self.state.step),
       )
-      self.reporter.log(
-        {
-          "kind": "evaluation",
-          "iteration": self.progress.iteration,
-          "step": int(self.state.step),
-          "phase": name,
-          "searcher": searcher,
-          "problems": result.problems,
-          "top1": result.top1,
-          "any": result.any,
-          "mean": result.mean,
-          "ci95": list(result.ci95),
-          "tokens_per_problem": result.tokens_per_problem,
-          "terminal_value": "value",
-        }
-      )
-    if self.labelled is not None and self.labelled.held_out:
-      self._evaluate_steps(name)
-    return time.monotonic() - start
 
-  def _evaluate_steps(self, name: str) -> None:
-    """Judges the PRM by the labels that are held out."""
+  def try_candidate(
+    self, checkpointer: checkpoint_lib.Checkpointer
+  ) -> tuple[bool, dict[str, float]]:
+    """Lets the learner's params try to become the player.
+
+    Returns:
+      Whether they did, so that they must be saved; and what to log.
+    """
+
+    def on_progress(done):
+      self.flag.check()
+      self.reporter.progress("gate", done, self.config.gate.num_problems)
+
+    start = time.monotonic()
+    step = int(self.state.step)
+    result = self.promotion.try_candidate(
+      self.state.played,
+      step,
+      self._rng(_GATE, self.progress.iteration),
+      on_progress,
+    )
     self.reporter.log(
       {
-        "kind": "step_evaluation",
+        "kind": "trial",
         "iteration": self.progress.iteration,
-        "step": int(self.state.step),
-        "phase": name,
-        **step_evaluation.prm_figures(
-          self.graphdef,
-          self.state.played,
-          self.vocabulary,
-          self.labelled.held_out,
-          max_line_tokens=self.config.text.max_line_tokens,
-          batch_size=self.config.evaluation.batch_size,
-          seed=self.config.seed,
-        ),
+        "step": step,
+        **result.metrics,
       }
+    )
+    if result.goes_back:
+      self._go_back_to(self.promotion.step, checkpointer)
+    return result.is_accepted, {"seconds_gate": time.monotonic() - start}
+
+  def _go_back_to(
+    self, step: int, checkpointer: checkpoint_lib.Checkpointer
+  ) -> None:
+    """Makes the learner's state that of an earlier checkpoint.
+
+    Its step stays: checkpoints are numbered by it.
+    """
+    newest = self.state.step
+    state, _ = checkpointer.restore(self.state, step=step)
+    self.state = state._replace(step=newest)
+
+  def evaluate(self, name: str) -> float:
+    """Evaluates the player; returns the seconds it took."""
+    return self.examiner.examine(
+      self.played,
+      phase=name,
+      iteration=self.progress.iteration,
+      step=int(self.state.step),
     )

@@ -1,11 +1,14 @@
 """Held-out problems are distinct, stable, and never drawn for training."""
 
+import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 
-from qstar_jax.domains import make_domain
+from qstar_jax.config import DomainConfig, ExperimentConfig, GateConfig
+from qstar_jax.domains import make_domain, splits
+from qstar_jax.domains.game24 import Game24
 from qstar_jax.domains.reachability import reachable_targets
 from qstar_jax.domains.splits import TrainingProblems, held_out
 from qstar_jax.errors import UserError
@@ -99,7 +102,7 @@ def test_half_of_every_difficulty_stays_for_training():
 
 def test_too_few_problems_is_a_user_error():
   domain = make_domain("countdown", {"max_number": 3})
-  with pytest.raises(UserError, match=r"held_out_problems is 500: countdown"):
+  with pytest.raises(UserError, match=r"500 problems .* countdown"):
     split_of(domain, 1, 1)
   with pytest.raises(UserError) as info:
     split_of(domain, 1, 1)
@@ -119,3 +122,84 @@ def test_nothing_left_to_train_on_is_a_user_error():
   for generate in (training.sample, training.random_play):
     with pytest.raises(UserError, match=r"lower domain\.held_out_problems"):
       generate(rng, 1)
+
+
+def _config(**domain):
+  return ExperimentConfig(
+    domain=DomainConfig(
+      name="game24", min_difficulty=3, max_difficulty=3, **domain
+    ),
+    gate=GateConfig(every_iterations=1, pool_problems=30),
+  )
+
+
+def test_no_hand_of_the_file_is_trained_on(tmp_path):
+  """With any target, in any order, and not for a gate or an evaluation."""
+  domain = Game24()
+  rng = np.random.default_rng(0)
+  tested = [domain.sample(rng, 3) for _ in range(300)]  # Some twice.
+  path = tmp_path / "tested.txt"
+  path.write_text("".join(f"{p.prompt.split(' ->')[0]}\n" for p in tested))
+  config = _config(held_out_problems=40, held_out_file=str(path))
+  held_out = splits.held_out_by(config, domain)
+  keys = [set(map(domain.split_key, problems)) for problems in held_out]
+  assert [len(problems) for problems in held_out] == [40, 30, 300]
+  assert len(set.union(*keys)) == sum(map(len, keys)) > 300
+  problems = splits.TrainingProblems.without(domain, itertools.chain(*held_out))
+  trained = {
+    domain.split_key(problem)
+    for _ in range(3000)
+    for problem in (problems.sample(rng, 3), problems.random_play(rng, 3)[0])
+  }
+  assert trained.isdisjoint(set.union(*keys))
+  # A hand turned round, with another target.
+  numbers = tested[0].payload["numbers"][::-1]
+  turned = domain.parse(f"{' '.join(map(str, numbers))} -> 10")
+  assert problems.is_held_out(turned)
+
+
+def test_a_gate_leaves_the_evaluation_as_it_is():
+  config = _config(held_out_problems=40)
+  alone = dataclasses.replace(config, gate=GateConfig())
+  with_gate, without = (
+    splits.held_out_by(c, Game24()) for c in (config, alone)
+  )
+  assert with_gate.evaluation == without.evaluation
+  assert (len(with_gate.gate), without.gate) == (30, [])
+
+
+def test_rows_of_the_file_are_held_out(tmp_path, monkeypatch):
+  (tmp_path / "game24").mkdir()
+  path = tmp_path / "game24/some.csv"
+  path.write_text("Rank,Puzzles\n1,1 1 4 6\n2,1 1 11 11\n3,1 1 3 8\n")
+  monkeypatch.setenv("QSTAR_DATA_DIR", str(tmp_path))
+  config = _config(held_out_file="game24/some.csv", held_out_rows="1:3")
+  held_out = splits.held_out_by(config, Game24())
+  assert [p.payload["numbers"] for p in held_out.file] == [
+    [1, 1, 11, 11],
+    [1, 1, 3, 8],
+  ]
+  missing = _config(held_out_file="game24/other.csv")
+  with pytest.raises(
+    UserError, match=r"no file .*other.csv; check .* QSTAR_DATA"
+  ):
+    splits.held_out_by(missing, Game24())
+
+
+def test_the_test_ranges_of_game_of_24_are_never_trained_on(data_dir):
+  domain = Game24(max_target=100)
+  config = _config(
+    held_out_problems=100,
+    held_out_file=str(data_dir / "game24/24.csv"),
+    held_out_rows="900:1362",
+  )
+  held_out = splits.held_out_by(config, domain)
+  assert len(held_out.file) == 462
+  tested = set(map(domain.split_key, held_out.file))
+  problems = splits.TrainingProblems.without(domain, itertools.chain(*held_out))
+  rng = np.random.default_rng(1)
+  trained = {domain.split_key(problems.sample(rng, 3)) for _ in range(4000)}
+  trained |= {
+    domain.split_key(problems.random_play(rng, 3)[0]) for _ in range(4000)
+  }
+  assert len(trained) > 400 and trained.isdisjoint(tested)

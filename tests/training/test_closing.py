@@ -7,13 +7,14 @@ import types
 
 from rich.console import Console
 
+from qstar_jax.domains import splits
 from qstar_jax.domains.countdown import Countdown
 from qstar_jax.evaluation.opened import Solved
 from qstar_jax.records import Outcome, Verdict
 from qstar_jax.replay import ReplayReader
 from qstar_jax.selfplay import plays
 from qstar_jax.text.vocabulary import ByteVocabulary
-from qstar_jax.training import closing, inputs
+from qstar_jax.training import closing
 
 pytest_plugins = ["tests.training.micro_run"]
 
@@ -84,7 +85,8 @@ def test_the_first_solved_problem_is_the_example(
     solve=solve,
   )
   monkeypatch.setattr(closing, "open_checkpoint", lambda *_: opened)
-  monkeypatch.setattr(inputs, "held_out_problems", lambda *_: problems)
+  held_out = splits.HeldOut(problems, [], [])
+  monkeypatch.setattr(splits, "held_out_by", lambda *_: held_out)
   stream = io.StringIO()
   console = Console(file=stream, width=80)
   closing.show(micro_config, micro_run.directory, console)

@@ -109,3 +109,24 @@ def test_garbage_is_named(tmp_path):
   (tmp_path / "metrics.jsonl").write_text("garbage\n")
   with pytest.raises(UserError, match=r"metrics\.jsonl, line 1"):
     learning_curve(tmp_path)
+
+
+def test_a_gate_has_a_panel_of_its_own():
+  trials = [
+    learner("trial", minutes, decision=decision, rating=rating)
+    for minutes, decision, rating in (
+      (1.0, "open", 0.0),
+      (2.0, "accepted", 80.0),
+      (3.0, "refused", 80.0),
+    )
+  ]
+  _, _, rating = draw([evaluation(0.5, "greedy", 0.1), *trials], "gated").axes
+  (steps,) = rating.get_lines()
+  assert list(steps.get_ydata()) == [0, 80, 80]
+  points = {
+    dots.get_label(): dots.get_offsets().tolist() for dots in rating.collections
+  }
+  assert points == {
+    "accepted": [[2, 80]],
+    "refused, or no result": [[1, 0], [3, 80]],
+  }

@@ -10,8 +10,8 @@ import yaml
 from qstar_jax import checkpoint as checkpoint_lib
 from qstar_jax import configuration
 from qstar_jax.domains import make_domain
+from qstar_jax.domains.splits import held_out_by
 from qstar_jax.replay import ReplayReader
-from qstar_jax.training import inputs
 from tests.training.test_resume import (
   _assert_same_runs,
   _final_checkpoint,
@@ -105,7 +105,7 @@ def test_trees_alone(train, micro_run, micro_config, tmp_path):
   stored = ReplayReader(micro_run.directory / "replay")
   domain = make_domain("countdown", micro_config.domain.options)
   config = checkpoint_lib.load(whole).config
-  held_out = {p.key for p in inputs.held_out_problems(config, domain)}
+  held_out = {p.key for p in held_out_by(config, domain).evaluation}
   first = len(stored) - micro_config.replay.window_trees
   expected = [
     [0, stored[i].sequence]

@@ -199,6 +199,15 @@ def test_the_live_view_tells_all(tmp_path):
     assert re.search(part, view), part
 
 
+def test_a_trial_is_seen(tmp_path):
+  trial = {"decision": "accepted", "wins": 30, "losses": 11, "ties": 9}
+  with Reporter(tmp_path, config=CONFIG, stream=io.StringIO()) as reporter:
+    reporter.log({"kind": "trial", "step": 7, "rating": 61.2, **trial})
+  view = "\n".join(live_view(80, read_metrics(tmp_path)))
+  expected = r"gate +accepted, 30 wins 11 losses 9 ties, rating \+61"
+  assert re.search(expected, view)
+
+
 def test_a_warning_is_seen(tmp_path):
   record = {"kind": "warning", "step": 7, "message": "[b]it[/b] drifts"}
   stream = io.StringIO()

@@ -1,0 +1,115 @@
+"""Holds a config to the rules.
+
+Checked before any device work. What depends on the devices is checked by
+`validate_for_devices` once they are known.
+"""
+
+import operator
+from collections.abc import Container
+
+from qstar_jax.config import ExperimentConfig
+from qstar_jax.domains import make_domain
+from qstar_jax.errors import UserError
+from qstar_jax.validation.bounds import BOUNDS
+from qstar_jax.validation.relations import RELATIONS
+
+_DEFAULTS = ExperimentConfig()
+
+
+def find_errors(
+  config: ExperimentConfig, ignore: Container[str] = ()
+) -> list[str]:
+  """What is wrong with a config: path, value, rule and fix, one line each.
+
+  Args:
+    config: of the right types, of any values.
+    ignore: paths of fields that are known to be wrong; no rule reads them.
+  """
+  errors = {}
+  for path, bound in BOUNDS.items():
+    value = operator.attrgetter(path)(config)
+    if path not in ignore and not bound.holds(value):
+      default = operator.attrgetter(path)(_DEFAULTS)
+      errors[path] = (
+        f"{path} is {value!r}: must be {bound.rule}; the default is {default}"
+      )
+  for relation in RELATIONS:
+    path = relation.fields[0]
+    is_readable = not any(
+      field in ignore or field in errors for field in relation.fields
+    )
+    if is_readable and not relation.holds(config):
+      value = operator.attrgetter(path)(config)
+      rule = relation.rule.format(c=config)
+      errors[path] = (
+        f"{path} is {value!r}: must be {rule}; {relation.fix(config)}"
+      )
+  domain_errors = () if "domain.name" in ignore else _domain_errors(config)
+  return [*errors.values(), *domain_errors]
+
+
+def _domain_errors(config: ExperimentConfig) -> list[str]:
+  """What the domain itself has to say."""
+  try:
+    domain = make_domain(config.domain.name, config.domain.options)
+  except UserError as error:
+    return [str(error)]
+  # A domain of the user's own need not say which difficulties it has.
+  known = getattr(domain, "difficulties", None)
+  if known is None:
+    return []
+  if not known:
+    return [
+      f"{path} is {value}: must be 0, since {domain.name} has no problems of "
+      "its own to sample"
+      for path in _NEED_PROBLEMS
+      if (value := operator.attrgetter(path)(config)) != 0
+    ]
+  return [
+    f"domain.{field} is {value}: {domain.name} has difficulties {known.start} "
+    f"to {known.stop - 1}; use one of those"
+    for field in ("min_difficulty", "max_difficulty")
+    if (value := getattr(config.domain, field)) not in known
+  ]
+
+
+# What asks the domain for problems.
+_NEED_PROBLEMS = (
+  "self_play.problems_per_iteration",
+  "warm_start.steps",
+  "domain.held_out_problems",
+)
+
+
+def validate_for_devices(config: ExperimentConfig, num_devices: int) -> None:
+  """Checks that mesh and batches fit the devices.
+
+  Args:
+    config: validated.
+    num_devices: over all processes.
+
+  Raises:
+    UserError: they do not; the message has the nearest values that do.
+  """
+  # Imports JAX, which has to be configured before: see cli.runtime.
+  from qstar_jax.distributed.mesh import mesh_shape
+
+  num_data = mesh_shape(config.mesh, num_devices)[0]
+  errors = [
+    f"{path} is {size}: must be divisible by the {num_data} devices of "
+    f"mesh.data; use {nearest_multiples(num_data, size)}"
+    for path in (
+      "self_play.batch_size",
+      "learner.batch_size",
+      "evaluation.batch_size",
+    )
+    if (size := operator.attrgetter(path)(config)) % num_data
+  ]
+  if errors:
+    raise UserError("\n".join(errors))
+
+
+def nearest_multiples(of: int, near: int) -> str:
+  """The multiples next to `near`, e.g. "96 or 104" of 8 near 100."""
+  below = near // of * of
+  return " or ".join(str(m) for m in (below, below + of) if m > 0)
