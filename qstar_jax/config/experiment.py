@@ -147,11 +147,16 @@ class EvaluationConfig:
     every_iterations: period; the last iteration is always evaluated.
     num_problems: held-out problems played; 0 plays none.
     batch_size: trees searched at once.
+    ladder_budgets: tokens per problem, at each of which the config's searcher
+      plays too; empty for none.
+    ladder_problems: held-out problems that are played at each budget.
   """
 
   every_iterations: int = 5
   num_problems: int = 500
   batch_size: int = 128
+  ladder_budgets: tuple[int, ...] = ()
+  ladder_problems: int = 100
 
 
 @dataclasses.dataclass(frozen=True)

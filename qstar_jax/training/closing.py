@@ -13,7 +13,7 @@ from qstar_jax.domains import splits
 from qstar_jax.evaluation.opened import Opened, open_checkpoint
 from qstar_jax.evaluation.terminal_tree import print_tree, solution_text
 from qstar_jax.records import Outcome
-from qstar_jax.training.learning_curve import learning_curve
+from qstar_jax.training.learning_curve import ladder, learning_curve
 from qstar_jax.training.metrics_log import read_metrics
 
 _PHASES = {
@@ -36,6 +36,8 @@ def show(
     console.print(_solve_rates(records))
     _show_example(open_checkpoint(run_dir, config), console)
   console.print(f"learning curve: {learning_curve(run_dir)}", soft_wrap=True)
+  if picture := ladder(run_dir):
+    console.print(f"accuracy by budget: {picture}", soft_wrap=True)
   if plays:
     console.print(
       f'ask it yourself: qstar solve {run_dir} "PROBLEM"', soft_wrap=True

@@ -45,8 +45,26 @@ def learning_curve(run_dir: epath.PathLike) -> epath.Path:
       f"{run_dir} has no record in {FILE_NAME} to draw: give the directory of "
       "a run that `qstar train` has begun"
     )
-  figure = draw(records, run_dir.name)
-  path = run_dir / _FILE_NAME
+  return _publish(draw(records, run_dir.name), run_dir / _FILE_NAME)
+
+
+def ladder(run_dir: epath.PathLike) -> epath.Path | None:
+  """Draws RUN/ladder.png: accuracy against budget, as the run went on.
+
+  Returns:
+    Where the picture is; None if the run has played at no budgets.
+
+  Raises:
+    UserError: as `learning_curve`.
+  """
+  run_dir = epath.Path(run_dir).resolve()
+  rungs = [r for r in read_metrics(run_dir) if r["kind"] == "ladder"]
+  if not rungs:
+    return None
+  return _publish(draw_ladder(rungs, run_dir.name), run_dir / "ladder.png")
+
+
+def _publish(figure: Figure, path: epath.Path) -> epath.Path:
   files.publish(
     path,
     _MAX_BYTES,
@@ -73,6 +91,35 @@ def draw(records: list[Record], name: str) -> Figure:
   panels[-1].set_xlabel("minutes")
   minutes = max(record["minutes"] for record in records)
   panels[-1].set_xlim(0, 1.03 * minutes or 1)
+  return figure
+
+
+@matplotlib.rc_context({"text.parse_math": False})
+def draw_ladder(rungs: list[Record], name: str) -> Figure:
+  """The picture of at least one rung."""
+  figure = Figure(figsize=(7, 4.5), layout="constrained")
+  axes = figure.subplots()
+  steps = list(dict.fromkeys(rung["step"] for rung in rungs))
+  colors = matplotlib.colormaps["viridis"].resampled(len(steps)).colors
+  for step, color in zip(steps, colors, strict=True):
+    own = [r for r in rungs if r["step"] == step and r["top1"] is not None]
+    axes.plot(
+      [rung["budget"] for rung in own],
+      [100 * rung["top1"] for rung in own],
+      marker="o",
+      markersize=4,
+      color=color,
+      label=f"step {step}",
+    )
+  budgets = sorted({rung["budget"] for rung in rungs})
+  axes.set_xscale("log", base=2)
+  axes.set_xticks(budgets, map(str, budgets))
+  axes.set_ylim(-2, 102)
+  axes.set_xlabel("tokens a problem, at most")
+  axes.set_ylabel("held-out problems solved, %")
+  axes.set_title(name, fontsize=12)
+  axes.grid(alpha=0.3)
+  axes.legend(fontsize=8, loc="best")
   return figure
 
 

@@ -72,6 +72,11 @@ _OF_KIND: Mapping[str, Mapping[str, _Check]] = {
       )
     },
   },
+  "ladder": {
+    "budget": _is_whole,
+    "top1": _is_number_or_null,
+    "ci95": _is_interval,
+  },
   "trial": {
     "decision": _is_text,
     "wins": _is_whole,

@@ -92,6 +92,7 @@ class Reporter:
         `evaluation`: `phase` (random, warm_start, self_play or offline),
           `searcher`, `top1` in [0, 1] and `ci95`, its interval [low, high].
         `step_evaluation`: `phase`, and what `step_evaluation.prm_figures` has.
+        `ladder`: `budget` in tokens, `top1` and `ci95`.
         `trial`: `decision`, `wins`, `losses`, `ties` and `rating` of the gate.
         `data`: nothing more; what there is to learn from besides self-play.
         `warning`: `message`, what is wrong and what to do about it.
@@ -133,8 +134,10 @@ def _scalars(record: Record) -> dict[str, float]:
   """The numbers of a record by TensorBoard tag, e.g. `iteration/loss`."""
   group = record["kind"]
   if group == "evaluation":
-    # One curve for every searcher: the phases follow one another.
+    # One curve for every searcher or budget: the phases follow one another.
     group = f"{group}_{record['searcher']}"
+  elif group == "ladder":
+    group = f"{group}_{record['budget']}"
   return {
     f"{group}/{name}": value
     for name, value in record.items()

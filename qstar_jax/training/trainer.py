@@ -23,7 +23,7 @@ from qstar_jax.learner import train_step as train_step_lib
 from qstar_jax.model.transformer import init_model
 from qstar_jax.records import TrainBatch
 from qstar_jax.replay import ReplayReader, ReplayWindow, ReplayWriter
-from qstar_jax.search.searchers import for_evaluation
+from qstar_jax.search import searchers
 from qstar_jax.selfplay import actor
 from qstar_jax.selfplay.curriculum import Curriculum
 from qstar_jax.selfplay.player import Player
@@ -138,7 +138,8 @@ class Trainer:
       self.actor = self._player(config.search, config.self_play.batch_size)
     if self.plays and config.curriculum.proposer_problems > 0:
       sampler = self._player(
-        for_evaluation(config.search, "sample"), config.self_play.batch_size
+        searchers.for_evaluation(config.search, "sample"),
+        config.self_play.batch_size,
       )
       played = self.state.played
       self.proposer = Proposer(sampler, played, config.curriculum)
@@ -147,16 +148,30 @@ class Trainer:
       self.domain,
       {
         searcher: self._player(
-          for_evaluation(config.search, searcher), config.evaluation.batch_size
+          searchers.for_evaluation(config.search, searcher),
+          config.evaluation.batch_size,
         )
         for searcher in ("greedy", config.search.searcher)
         if self.plays or config.evaluation.num_problems > 0
       },
+      self._climber(),
       self.held_out.evaluation,
       self._step_judge(),
       self.reporter,
       self.flag,
     )
+
+  def _climber(self) -> Player | None:
+    """Plays the ladder, if there is one."""
+    config = self.config
+    if not config.evaluation.ladder_budgets:
+      return None
+    search = searchers.sized_for_budget(
+      searchers.for_evaluation(config.search, config.search.searcher),
+      max(config.evaluation.ladder_budgets),
+      config.text,
+    )
+    return self._player(search, config.evaluation.batch_size)
 
   def _step_judge(self) -> Callable[[nnx.State], dict[str, Any]] | None:
     """Judges a PRM by the labels that are held out, if there are any."""

@@ -1,6 +1,7 @@
 """Which values a field of the config may have by itself."""
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -138,6 +139,13 @@ BOUNDS: Mapping[str, Bound] = {
   "evaluation.every_iterations": _COUNT,
   "evaluation.num_problems": _COUNT_OR_NONE,
   "evaluation.batch_size": _COUNT,
+  "evaluation.ladder_budgets": Bound(
+    "numbers of tokens, each 1 or more and larger than the one before",
+    lambda value: all(
+      low < high for low, high in itertools.pairwise([0, *value])
+    ),
+  ),
+  "evaluation.ladder_problems": _COUNT,
   "gate.every_iterations": _COUNT_OR_NONE,
   "gate.pool_problems": _COUNT,
   "gate.num_problems": _COUNT,

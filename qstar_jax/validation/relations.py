@@ -199,6 +199,16 @@ RELATIONS = (
     lambda c: "lower it or hold out more",
   ),
   Relation(
+    ("evaluation.ladder_budgets", "domain.held_out_problems"),
+    lambda c: (
+      not c.evaluation.ladder_budgets
+      or c.evaluation.ladder_problems <= c.domain.held_out_problems
+    ),
+    "empty unless evaluation.ladder_problems = {c.evaluation.ladder_problems} "
+    "is at most domain.held_out_problems = {c.domain.held_out_problems}",
+    lambda c: "lower it or hold out more",
+  ),
+  Relation(
     ("domain.held_out_rows", "domain.held_out_file"),
     lambda c: not c.domain.held_out_rows or bool(c.domain.held_out_file),
     "empty unless domain.held_out_file names the file that they are rows of",

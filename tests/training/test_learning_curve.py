@@ -3,7 +3,12 @@
 import pytest
 
 from qstar_jax.errors import UserError
-from qstar_jax.training.learning_curve import draw, learning_curve
+from qstar_jax.training.learning_curve import (
+  draw,
+  draw_ladder,
+  ladder,
+  learning_curve,
+)
 from qstar_jax.training.metrics_log import MetricsLog
 
 
@@ -109,6 +114,30 @@ def test_garbage_is_named(tmp_path):
   (tmp_path / "metrics.jsonl").write_text("garbage\n")
   with pytest.raises(UserError, match=r"metrics\.jsonl, line 1"):
     learning_curve(tmp_path)
+
+
+def test_the_ladder_has_a_line_for_every_evaluation(tmp_path):
+  rungs = [
+    learner("ladder", 0.0, budget=budget, top1=top1) | {"step": step}
+    for step, budget, top1 in (
+      (0, 64, 0.1),
+      (0, 256, None),
+      (9, 64, 0.5),
+      (9, 256, 0.75),
+    )
+  ]
+  (axes,) = draw_ladder(rungs, "tiny").axes
+  assert curves(axes) == {
+    "step 0": [(64, 10)],
+    "step 9": [(64, 50), (256, 75)],
+  }
+  log = MetricsLog(tmp_path)
+  log.append({"kind": "warm_start", "step": 1})
+  assert ladder(tmp_path) is None
+  log.append(
+    {"kind": "ladder", "step": 2, "budget": 8, "top1": 0.5, "ci95": [0, 1]}
+  )
+  assert ladder(tmp_path).read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_gate_has_a_panel_of_its_own():

@@ -120,7 +120,12 @@ def config(micro_config):
     gate=GateConfig(
       every_iterations=1, pool_problems=8, num_problems=8, max_refusals=2
     ),
-    evaluation=replace(micro_config.evaluation, every_iterations=9),
+    evaluation=replace(
+      micro_config.evaluation,
+      every_iterations=9,
+      ladder_budgets=(200, 600),
+      ladder_problems=4,
+    ),
     checkpoint=replace(micro_config.checkpoint, keep=1),
   )
 
@@ -140,6 +145,12 @@ def test_a_run_plays_what_was_accepted(config, decide, tmp_path):
   steps = {int(path.name) for path in (run_dir / "checkpoints").iterdir()}
   assert steps == {16, 34}
   assert checkpoint.load(run_dir).step == 16
+  # Before training, after the warm start, and at the end.
+  rungs = [r for r in records if r["kind"] == "ladder"]
+  assert [r["budget"] for r in rungs] == [200, 600] * 3
+  for rung in rungs:
+    assert rung["problems"] == 4
+    assert 0 < rung["tokens_per_problem"] <= rung["budget"]
   # What played is what should have played.
   iterations = [r for r in records if r["kind"] == "iteration"]
   assert max(r["logprob_drift"] for r in iterations) < 1e-4
