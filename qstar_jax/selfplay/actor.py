@@ -91,7 +91,7 @@ def play_iteration(
       if index < len(old):
         problem = old[index]
       else:
-        problem = problems.sample(rng, curriculum.draw(rng))
+        problem = _new_problem(problems, curriculum, config.curriculum, rng)
       # A hash: no two runs with different seeds share a tree's numbers.
       entropy = np.random.SeedSequence([config.seed, actor_id, sequence])
       yield Job(problem, int(entropy.generate_state(1)[0]))
@@ -108,6 +108,21 @@ def play_iteration(
     )
     result = plays.result(problems.domain, played)
     yield RecordedPlay(record, result, played.problem, origins[index])
+
+
+def _new_problem(
+  problems: TrainingProblems,
+  curriculum: Curriculum,
+  config: CurriculumConfig,
+  rng: np.random.Generator,
+) -> Problem:
+  """One of the domain's, or of those that random play solves."""
+  difficulty = curriculum.draw(rng)
+  share = config.random_play_share
+  if share > 0 and rng.random() < share:
+    problem, _ = problems.random_play(rng, difficulty)
+    return problem
+  return problems.sample(rng, difficulty)
 
 
 def _parse(prompts: Sequence[str], problems: TrainingProblems) -> list[Problem]:

@@ -93,6 +93,7 @@ BOUNDS: Mapping[str, Bound] = {
   "self_play.batch_size": _COUNT,
   "curriculum.uniform_share": _SHARE,
   "curriculum.decay": _SHARE,
+  "curriculum.random_play_share": _SHARE,
   "curriculum.replay_share": _SHARE,
   "curriculum.table_problems": _COUNT,
   "curriculum.proposer_problems": _COUNT_OR_NONE,

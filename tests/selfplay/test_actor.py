@@ -12,7 +12,7 @@ from qstar_jax.config import (
   SelfPlayConfig,
 )
 from qstar_jax.domains.splits import TrainingProblems
-from qstar_jax.records import Outcome, Verdict
+from qstar_jax.records import Outcome, Problem, Verdict
 from qstar_jax.replay import ReplayWindow
 from qstar_jax.selfplay.actor import play_iteration, summarise
 from qstar_jax.selfplay.curriculum import Curriculum
@@ -29,7 +29,7 @@ def play(
   stored=(),
   reanalyse_share=0.0,
   curriculum=None,
-  replay_share=0.0,
+  **of_curriculum,
 ):
   config = ExperimentConfig(
     seed=seed,
@@ -37,7 +37,7 @@ def play(
     search=tiny.searches["value"],
     self_play=SelfPlayConfig(NUM_PROBLEMS, tiny.num_trees),
     replay=ReplayConfig(reanalyse_share=reanalyse_share),
-    curriculum=CurriculumConfig(replay_share=replay_share),
+    curriculum=CurriculumConfig(**of_curriculum),
   )
   window = ReplayWindow(config.replay, seed=0)
   for record in stored:
@@ -166,6 +166,27 @@ def test_problems_of_the_table_come_again(iteration, tiny):
   origins = [played.origin for played in found]
   assert origins == ["reanalysed"] * 4 + ["repeated"] * 2 + ["new"] * 10
   assert set(keys(found)[4:6]) == set(known)
+
+
+@pytest.mark.parametrize("share", [0.5, 1.0])
+def test_random_play_asks_for_what_it_came_to(tiny, monkeypatch, share):
+  drawn = {"sample": [], "random_play": []}
+  for name, of in drawn.items():
+    original = getattr(TrainingProblems, name)
+
+    def spy(self, rng, difficulty, of=of, original=original):
+      found = original(self, rng, difficulty)
+      of.append(found if isinstance(found, Problem) else found[0])
+      return found
+
+    monkeypatch.setattr(TrainingProblems, name, spy)
+  found = list(play(tiny, random_play_share=share))
+  random_play = [problem.key for problem in drawn["random_play"]]
+  assert sorted(keys(found)) == sorted(
+    random_play + [problem.key for problem in drawn["sample"]]
+  )
+  assert bool(drawn["sample"]) == (share < 1)
+  assert len(random_play) > share * NUM_PROBLEMS / 2
 
 
 def test_rates_are_of_new_problems(iteration):
