@@ -224,12 +224,19 @@ class ExperimentConfig:
   Attributes:
     name: of the run; default run directory is runs/<name>.
     seed: of every random number in the run.
-    num_iterations: of self-play and learning.
+    num_iterations: of self-play and learning. What depends on time left, as the
+      learning rate does, is planned for so many, also where a bound below ends
+      the run before.
+    max_minutes: of the run, interruptions left out: it ends with the iteration
+      in which they are over; 0 has no bound.
+    max_tokens: generated and prefilled by self-play, likewise.
   """
 
   name: str = "run"
   seed: int = 0
   num_iterations: int = 10
+  max_minutes: float = 0.0
+  max_tokens: int = 0
   domain: DomainConfig = dataclasses.field(default_factory=DomainConfig)
   text: TextConfig = dataclasses.field(default_factory=TextConfig)
   model: ModelConfig = dataclasses.field(default_factory=ModelConfig)

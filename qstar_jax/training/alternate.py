@@ -14,8 +14,9 @@ from qstar_jax import checkpoint as checkpoint_lib
 from qstar_jax.config import ExperimentConfig
 from qstar_jax.replay import EMPTY_CURSOR, ReplayWriter
 from qstar_jax.training.preemption import PreemptionFlag
+from qstar_jax.training.progress import Progress
 from qstar_jax.training.reporting import Reporter
-from qstar_jax.training.trainer import Progress, Trainer
+from qstar_jax.training.trainer import Trainer
 
 
 def is_done(config: ExperimentConfig, run_dir: epath.PathLike) -> bool:
@@ -65,7 +66,7 @@ def train(
       return time.monotonic() - start
 
     def is_due(every_iterations: int) -> bool:
-      is_last = progress.iteration == config.num_iterations
+      is_last = progress.is_done(config)
       return is_last or progress.iteration % every_iterations == 0
 
     # Start, or go on from the newest checkpoint.
@@ -90,10 +91,10 @@ def train(
     # Self-play, if there is any, and learning take turns.
     trainer.open_gate()
     seconds_save = 0.0
-    while progress.iteration < config.num_iterations:
+    while not progress.is_done(config):
       metrics = trainer.play(writer) if trainer.plays else {}
       metrics |= trainer.learn()
-      progress.iteration += 1
+      trainer.finish_iteration()
       is_accepted = False
       if config.gate.every_iterations and is_due(config.gate.every_iterations):
         is_accepted, of_gate = trainer.try_candidate(checkpointer)

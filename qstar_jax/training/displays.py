@@ -79,15 +79,21 @@ class RunStatus:
     return 60 * self._minutes()
 
   def seconds_left(self) -> float | None:
-    """Time until the end, by the mean iteration; None before the first."""
+    """Time until the end, by the mean iteration; None before the first.
+
+    How soon a bound on tokens ends the run is not foreseen.
+    """
     # Taken at once: the main thread may reset them while a display draws.
     newest, seconds = self.latest.get("iteration"), self._iteration_seconds
     if newest is None or not seconds:
       return None
     to_do = self.config.num_iterations - newest["iteration"]
     to_do *= sum(seconds) / len(seconds)
-    since = self.elapsed_seconds() - 60 * newest["minutes"]
-    return max(0.0, to_do - since)
+    elapsed = self.elapsed_seconds()
+    left = to_do - (elapsed - 60 * newest["minutes"])
+    if self.config.max_minutes > 0:
+      left = min(left, 60 * self.config.max_minutes - elapsed)
+    return max(0.0, left)
 
 
 class Display(Protocol):

@@ -79,6 +79,11 @@ class Reporter:
   def __exit__(self, *error) -> None:
     self._display.__exit__(*error)
 
+  @property
+  def minutes(self) -> float:
+    """That the run has taken, interruptions left out."""
+    return self._log.minutes()
+
   def log(self, record: Mapping[str, Any]) -> None:
     """Reports a record.
 

@@ -33,38 +33,13 @@ from qstar_jax.training.drift_alarm import DriftAlarm
 from qstar_jax.training.examiner import Examiner
 from qstar_jax.training.labelled_data import open_labels
 from qstar_jax.training.preemption import PreemptionFlag
+from qstar_jax.training.progress import Progress
 from qstar_jax.training.promotion import Promotion
 from qstar_jax.training.reporting import Reporter
 
 # Streams of random numbers that must not share any; others are `inputs`'s.
 _WARM_START, _PROBLEMS, _LINES, _DRIFT, _PROPOSALS = range(1, 6)
 _GATE = 7
-
-
-@dataclasses.dataclass
-class Progress:
-  """Where the loop stands; saved with every checkpoint.
-
-  Attributes:
-    warm_steps: gradient steps of the warm start that are done.
-    iteration: iterations that are done.
-    num_trees: trees played, and the number of the next one.
-    num_tokens: generated and prefilled by self-play.
-    num_labelled_lines: drawn from `data.labels`.
-  """
-
-  warm_steps: int = 0
-  iteration: int = 0
-  num_trees: int = 0
-  num_tokens: int = 0
-  num_labelled_lines: int = 0
-
-  def is_done(self, config: ExperimentConfig) -> bool:
-    """Whether nothing that the config asks for is left to do."""
-    return (
-      self.warm_steps >= config.warm_start.steps
-      and self.iteration >= config.num_iterations
-    )
 
 
 class Trainer:
@@ -191,6 +166,15 @@ class Trainer:
   def plays(self) -> bool:
     """Whether the run makes trees of its own."""
     return self.config.self_play.problems_per_iteration > 0
+
+  def finish_iteration(self) -> None:
+    """Counts an iteration, and looks whether it was the last."""
+    config, progress = self.config, self.progress
+    progress.iteration += 1
+    progress.is_over = (
+      0 < config.max_minutes <= self.reporter.minutes
+      or 0 < config.max_tokens <= progress.num_tokens
+    )
 
   @property
   def played(self) -> nnx.State:

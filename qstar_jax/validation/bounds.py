@@ -42,6 +42,8 @@ BOUNDS: Mapping[str, Bound] = {
   ),
   "seed": Bound("in [0, 2**32)", lambda value: 0 <= value < 2**32),
   "num_iterations": _COUNT_OR_NONE,
+  "max_minutes": _COUNT_OR_NONE,
+  "max_tokens": _COUNT_OR_NONE,
   "domain.min_difficulty": _COUNT,
   "domain.max_difficulty": _COUNT,
   "domain.held_out_problems": _COUNT_OR_NONE,
