@@ -18,7 +18,10 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument("run", help="run directory, or RUN/checkpoints/STEP")
   parser.add_argument("--domain", help="default: the run's own")
-  parser.add_argument("--problems", help="csv, jsonl or text file of problems")
+  parser.add_argument(
+    "--problems",
+    help="csv, jsonl or text file of problems, here or in QSTAR_DATA_DIR",
+  )
   parser.add_argument("--rows", help="of the file, 0-based, e.g. 900:1000")
   parser.add_argument(
     "--searcher",

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from qstar_jax import configuration
 from qstar_jax.config import ExperimentConfig, SearchConfig
-from qstar_jax.domains.readers import read_problems
+from qstar_jax.domains.readers import find_file, read_problems
 from qstar_jax.domains.splits import held_out_by
 from qstar_jax.errors import UserError
 from qstar_jax.evaluation import results, sweep
@@ -30,7 +30,7 @@ def select_problems(
 
   Args:
     opened: the checkpoint.
-    path: of the file, if any.
+    path: of the file, if any; see `readers.find_file`.
     rows: of the file, see `readers.read_problems`.
 
   Returns:
@@ -40,7 +40,7 @@ def select_problems(
     UserError: the file cannot be read, or no file is named where one must be.
   """
   if path is not None:
-    return read_problems(opened.domain, path, rows)
+    return read_problems(opened.domain, find_file(path), rows)
   if rows is not None:
     raise UserError(f"--rows {rows}: rows of what? name a file with --problems")
   config = opened.config

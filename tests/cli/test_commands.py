@@ -114,7 +114,7 @@ def problem_file(tmp_path):
     (["--problems", "FILE", "--rows", "5:19"], ["'5:19'", "rows 0 to 8"]),
     (["--problems", "FILE", "--rows", "one"], ["'one'", "start:end"]),
     (["--problems", "FILE"], ["line 10", "'x'"]),
-    (["--problems", "FILE.csv"], ["FILE.csv", "cannot be read"]),
+    (["--problems", "FILE.csv"], ["FILE.csv", "there is no file"]),
     (["--search.num-simulation", "3"], ["num-simulation"]),
     (["--model.num-layers", "3"], ["model.num_layers is 3", "has 1"]),
     (["--mesh.data", "2"], ["(2, 1, 1)", "8 devices"]),
