@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 from etils import epath
 
-from qstar_jax.config import DataConfig, ExperimentConfig, LearnerConfig
+from qstar_jax.config import (
+  DataConfig,
+  ExperimentConfig,
+  LearnerConfig,
+  SelfPlayConfig,
+)
 from qstar_jax.domains import make_domain
 from qstar_jax.domains.splits import TrainingProblems
 from qstar_jax.errors import UserError
@@ -18,7 +23,7 @@ from qstar_jax.labels.codec import LINES
 from qstar_jax.store.reader import StoreReader
 from qstar_jax.store.writer import StoreWriter
 from qstar_jax.text.vocabulary import ByteVocabulary
-from qstar_jax.training import labelled_data, trainer
+from qstar_jax.training import labelled_data, lessons
 from qstar_jax.training.labelled_data import LabelledData, import_outside
 from tests.labels.conftest import line_of
 
@@ -193,14 +198,21 @@ def test_an_iteration_goes_on_where_the_last_one_ended():
     positions.append((position, num_rows))
     return labelled_data.Drawn([], num_lines=5, num_too_long=1)
 
-  config = ExperimentConfig(learner=LearnerConfig(steps_per_iteration=3))
-  parts = types.SimpleNamespace(
-    config=config,
-    progress=trainer.Progress(),
-    vocabulary=None,
-    labelled=types.SimpleNamespace(draw=draw),
+  config = ExperimentConfig(
+    learner=LearnerConfig(steps_per_iteration=3, batch_size=4),
+    self_play=SelfPlayConfig(problems_per_iteration=0),
   )
-  told = [trainer.Trainer._draw_labelled(parts, 4)[1] for _ in range(3)]
+  told = [{"labelled_lines": 0}]
+  for _ in range(3):
+    _, figures = lessons.make_batches(
+      config,
+      window=None,
+      labelled=types.SimpleNamespace(draw=draw),
+      first_line=told[-1]["labelled_lines"],
+      vocabulary=None,
+      rng=None,
+    )
+    told.append(figures)
   assert positions == [(0, 12), (5, 12), (10, 12)]
-  assert [figures["labelled_lines"] for figures in told] == [5, 10, 15]
-  assert told[0]["labels_too_long"] == 1
+  assert [figures["labelled_lines"] for figures in told] == [0, 5, 10, 15]
+  assert told[1]["labels_too_long"] == 1
