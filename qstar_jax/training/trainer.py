@@ -396,8 +396,8 @@ class Trainer:
       # Checkpoints are numbered by step: this iteration could not be saved.
       raise UserError(
         f"iteration {self.progress.iteration + 1} has no line to learn from; "
-        "raise self_play.problems_per_iteration, learner.steps_per_iteration "
-        "or replay.max_reuse"
+        "raise self_play.problems_per_iteration, learner.steps_per_iteration, "
+        "replay.max_reuse or replay.max_staleness"
       )
     replay = self.window.metrics(first_step)
     return {

@@ -97,30 +97,43 @@ _OPTIONS = {
   "--curriculum.replay-share": 0.25,
   "--curriculum.proposer-problems": 8,
   "--curriculum.proposer-every-iterations": 1,
+  "--checkpoint.every-iterations": 1,
+}
+_GATE = {
   "--gate.every-iterations": 1,
   "--gate.pool-problems": 8,
   "--gate.num-problems": 8,
   "--gate.max-refusals": 2,
-  "--checkpoint.every-iterations": 1,
 }
 
 
-def test_killed_with_every_option(qstar, micro_yaml, tmp_path, run_dir):
-  whole = tmp_path / "whole"
-  options = [str(part) for option in _OPTIONS.items() for part in option]
-  assert qstar("train", micro_yaml, "--run-dir", whole, *options).code == 0
-  command = ["train", micro_yaml, "--run-dir", run_dir, "--json", *options]
-  for at in (70, 40):
-    fault = {
-      "folder": str(run_dir / "replay"),
-      "at": at,
-      "delay": 0.02,
-      "signal": signal.SIGKILL,
-    }
-    finished = qstar(*command, fault=fault)
-    assert finished.code == -signal.SIGKILL, finished.err
-  assert qstar(*command).code == 0
-  _assert_same_runs(run_dir, whole)
+@pytest.fixture
+def whole_after_kills(qstar, micro_yaml, tmp_path, run_dir):
+  """Runs with options, whole and killed twice: they must be the same."""
+
+  def run(options):
+    whole = tmp_path / "whole"
+    options = [str(part) for option in options.items() for part in option]
+    assert qstar("train", micro_yaml, "--run-dir", whole, *options).code == 0
+    command = ["train", micro_yaml, "--run-dir", run_dir, "--json", *options]
+    for at in (70, 40):
+      fault = {
+        "folder": str(run_dir / "replay"),
+        "at": at,
+        "delay": 0.02,
+        "signal": signal.SIGKILL,
+      }
+      finished = qstar(*command, fault=fault)
+      assert finished.code == -signal.SIGKILL, finished.err
+    assert qstar(*command).code == 0
+    _assert_same_runs(run_dir, whole)
+    return whole
+
+  return run
+
+
+def test_killed_with_every_option(whole_after_kills):
+  whole = whole_after_kills(_OPTIONS)
   meta = _final_checkpoint(whole)[1]
   assert meta["window"]["next_sequence"] == [[0, 48]]
   # 16 (1 + 0.5 (3^0.75 - 1) / 0.75) = 29.65, less what has become too old.
@@ -129,10 +142,14 @@ def test_killed_with_every_option(qstar, micro_yaml, tmp_path, run_dir):
   assert [r["reanalysed"] for r in iterations[1:]] == [4, 4]
   assert all("proposed" in record for record in iterations)
   assert max(r["replay_max_staleness"] for r in iterations) <= 7
+
+
+def test_killed_behind_a_gate(whole_after_kills):
+  whole = whole_after_kills(_GATE)
   # Nothing is ever solved, so nobody wins.
   trials = [r for r in _metrics(whole) if r["kind"] == "trial"]
   assert [r["goes_back"] for r in trials] == [0, 1, 0]
-  assert meta["gate"]["step"] == 10
+  assert _final_checkpoint(whole)[1]["gate"]["step"] == 10
 
 
 @pytest.fixture
