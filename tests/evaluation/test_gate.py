@@ -14,6 +14,7 @@ from qstar_jax.evaluation.gate import Decision
 from qstar_jax.training.preemption import PreemptionFlag
 from qstar_jax.training.trainer import Trainer
 from tests.training.micro_run import CONFIG
+from tests.training.recorder import Recorder
 
 _CONFIG = GateConfig(win_rate=0.6, error_rate=0.05)
 
@@ -69,14 +70,6 @@ def test_errors_are_as_rare_as_promised(win_rate, error_rate):
   assert np.mean([decision is wrong for decision in decisions]) <= limit
 
 
-class _Silent:
-  def log(self, record):
-    pass
-
-  def progress(self, *_):
-    pass
-
-
 @pytest.fixture(scope="module")
 def trainer(tmp_path_factory):
   """A trainer of a network that has learned sums of two numbers by heart."""
@@ -104,7 +97,7 @@ def trainer(tmp_path_factory):
     warm_start=replace(CONFIG.warm_start, steps=300, corrupt_share=0.2),
   )
   run_dir = epath.Path(tmp_path_factory.mktemp("run"))
-  trainer = Trainer(config, run_dir, _Silent(), PreemptionFlag())
+  trainer = Trainer(config, run_dir, Recorder(), PreemptionFlag())
   trainer.warm_start()
   return trainer
 

@@ -14,21 +14,9 @@ from qstar_jax.selfplay import actor
 from qstar_jax.training.drift_alarm import DriftAlarm
 from qstar_jax.training.preemption import PreemptionFlag
 from qstar_jax.training.trainer import Trainer
+from tests.training.recorder import Recorder
 
 pytest_plugins = ["tests.training.micro_run"]
-
-
-class _Reporter:
-  """Keeps what is reported."""
-
-  def __init__(self):
-    self.records = []
-
-  def log(self, record):
-    self.records.append(record)
-
-  def progress(self, *_):
-    pass
 
 
 def _perturbed(params):
@@ -43,7 +31,7 @@ def _perturbed(params):
 def trainer(micro_config, tmp_path_factory):
   """A trainer whose average lags far behind its params."""
   run_dir = epath.Path(tmp_path_factory.mktemp("run"))
-  trainer = Trainer(micro_config, run_dir, _Reporter(), PreemptionFlag())
+  trainer = Trainer(micro_config, run_dir, Recorder(), PreemptionFlag())
   state = trainer.state
   trainer.state = state._replace(average=_perturbed(state.params))
   return trainer

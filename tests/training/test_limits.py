@@ -9,26 +9,19 @@ from qstar_jax import checkpoint
 from qstar_jax.training import alternate
 from qstar_jax.training.displays import RunStatus
 from qstar_jax.training.preemption import PreemptionFlag
+from tests.training.recorder import Recorder
 
 pytest_plugins = ["tests.training.micro_run"]
 
 
-class _Reporter:
-  """Whose clock goes on by a minute with every iteration."""
+class _Clock(Recorder):
+  """Goes on by a minute with every iteration."""
 
-  def __init__(self):
-    self.records = []
-    self.minutes = 0.0
+  minutes = 0.0
 
   def log(self, record):
-    self.records.append(record)
+    super().log(record)
     self.minutes += record["kind"] == "iteration"
-
-  def progress(self, *_):
-    pass
-
-  def truncate(self, step):
-    pass
 
 
 @pytest.mark.parametrize(
@@ -40,7 +33,7 @@ def test_the_last_iteration_is_evaluated_and_saved(
 ):
   run_dir = epath.Path(tmp_path)
   config = dataclasses.replace(micro_config, **limits)
-  reporter = _Reporter()
+  reporter = _Clock()
   alternate.train(config, run_dir, reporter, PreemptionFlag())
   kinds = [record["kind"] for record in reporter.records]
   assert kinds.count("iteration") == iterations

@@ -15,26 +15,13 @@ from qstar_jax.replay import ReplayReader
 from qstar_jax.training import alternate
 from qstar_jax.training.preemption import PreemptionFlag
 from qstar_jax.training.promotion import Promotion
+from tests.training.recorder import Recorder
 
 pytest_plugins = ["tests.training.micro_run"]
 
 _ACCEPTED = Trial(Decision.ACCEPTED, 17, 0, 3, 3.1)
 _REFUSED = Trial(Decision.REFUSED, 0, 14, 6, -3.1)
 _OPEN = Trial(Decision.OPEN, 3, 3, 94, -0.1)
-
-
-class _Reporter:
-  def __init__(self):
-    self.records = []
-
-  def log(self, record):
-    self.records.append(record)
-
-  def progress(self, *_):
-    pass
-
-  def truncate(self, step):
-    self.records = [r for r in self.records if r["step"] <= step]
 
 
 @pytest.fixture
@@ -101,7 +88,7 @@ def test_its_state_is_restored(decide):
 
 
 def _train(config, run_dir, flag=None):
-  reporter = _Reporter()
+  reporter = Recorder()
   alternate.train(config, run_dir, reporter, flag or PreemptionFlag())
   return reporter.records
 
