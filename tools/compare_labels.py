@@ -205,13 +205,13 @@ def agreement(opened: Opened, lines: Sequence[LabelledLine]) -> dict[str, Any]:
 
 def to_rows(opened: Opened, lines: Sequence[LabelledLine]) -> TrainBatch:
   """Rows that teach the PRM alone."""
-  max_tokens = opened.config.text.max_line_tokens
+  text = opened.config.text
   found = [
     row
     for line in lines
-    for row in tokenise(line, opened.loaded.vocabulary, max_tokens)[0]
+    for row in tokenise(line, opened.loaded.vocabulary, text)[0]
   ]
-  rows = labelled_to_lines(found, max_tokens)
+  rows = labelled_to_lines(found, text.max_line_tokens)
   nothing = np.zeros_like(rows.policy_weight)
   return dataclasses.replace(rows, policy_weight=nothing)
 
@@ -286,7 +286,7 @@ def score(
     params,
     opened.loaded.vocabulary,
     lines,
-    max_line_tokens=opened.config.text.max_line_tokens,
+    text=opened.config.text,
     batch_size=opened.config.evaluation.batch_size,
   )
   fitting = ((line, found) for line, found in scored if found is not None)

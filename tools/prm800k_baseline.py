@@ -138,7 +138,7 @@ def network_scores(run: str, test: Sequence[LabelledLine]) -> np.ndarray:
     loaded.params,
     loaded.vocabulary,
     test,
-    max_line_tokens=loaded.config.text.max_line_tokens,
+    text=loaded.config.text,
     batch_size=loaded.config.evaluation.batch_size,
     labelled_only=True,
   )

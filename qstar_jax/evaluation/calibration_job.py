@@ -175,7 +175,7 @@ def against_labels(
     opened.loaded.params,
     opened.loaded.vocabulary,
     lines,
-    max_line_tokens=config.text.max_line_tokens,
+    text=config.text,
     batch_size=config.evaluation.batch_size,
     labelled_only=True,
   ):
@@ -190,7 +190,7 @@ def against_labels(
     raise UserError(
       f"no labelled step to judge the PRM by, of {len(prm)} lines, and "
       f"{num_too_long} that do not fit {config.text.max_line_tokens} tokens "
-      "beside their prompts; give other lines, or raise text.max_steps"
+      "beside their prompts; give other lines, or raise text.max_step_tokens"
     )
   summary = {
     **_origin(opened, seed),

@@ -5,6 +5,7 @@ from typing import Any
 
 from flax import nnx
 
+from qstar_jax.config import TextConfig
 from qstar_jax.evaluation import calibration
 from qstar_jax.evaluation.scored_lines import labelled_lines
 from qstar_jax.evaluation.step_scores import score_lines
@@ -18,7 +19,7 @@ def prm_figures(
   vocabulary: Vocabulary,
   lines: Sequence[LabelledLine],
   *,
-  max_line_tokens: int,
+  text: TextConfig,
   batch_size: int,
   seed: int,
 ) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def prm_figures(
     params: of the network.
     vocabulary: of the network.
     lines: with labels.
-    max_line_tokens: T, see `score_lines`.
+    text: bounds the windows of long lines.
     batch_size: B, see `score_lines`.
     seed: of the bootstrap, which draws problems.
 
@@ -44,7 +45,7 @@ def prm_figures(
       params,
       vocabulary,
       lines,
-      max_line_tokens=max_line_tokens,
+      text=text,
       batch_size=batch_size,
       labelled_only=True,
     )

@@ -12,6 +12,7 @@ from flax import nnx
 from jax.sharding import NamedSharding, Sharding
 from jax.sharding import PartitionSpec as P
 
+from qstar_jax.config import TextConfig
 from qstar_jax.records import LabelledLine
 from qstar_jax.text.vocabulary import Vocabulary
 from qstar_jax.text.windows import excerpts
@@ -59,14 +60,14 @@ def score_lines(
   vocabulary: Vocabulary,
   lines: Iterable[LabelledLine],
   *,
-  max_line_tokens: int,
+  text: TextConfig,
   batch_size: int,
   labelled_only: bool = False,
 ) -> Iterator[tuple[LabelledLine, LineScores | None]]:
   """Reads V and the PRM at the last token of every step.
 
   They are what a search reads that reaches the same steps by the same tokens.
-  A line that is longer than T is read in windows, as in training: see
+  A long line is read in windows, as in training: see
   `text.windows`.
 
   Args:
@@ -74,7 +75,7 @@ def score_lines(
     params: of the network.
     vocabulary: of the network.
     lines: drawn as they are needed.
-    max_line_tokens: T; the rows of a batch have this length.
+    text: bounds the windows of long lines; the rows of a batch have T tokens.
     batch_size: B.
     labelled_only: read no window without a label; NaN stands for its steps.
 
@@ -94,7 +95,7 @@ def score_lines(
         vocabulary,
         line.prompt,
         line.steps,
-        max_line_tokens,
+        text,
         is_finished=line.is_finished,
       ):
         if labelled_only and (line.label[window.begin : window.end] < 0).all():
@@ -102,7 +103,7 @@ def score_lines(
         rows.append((number, window, [prompt, note, *steps]))
     for start in range(0, len(rows), batch_size):
       batch = rows[start : start + batch_size]
-      tokens_BT = np.zeros((num_rows, max_line_tokens), np.int32)
+      tokens_BT = np.zeros((num_rows, text.max_line_tokens), np.int32)
       for tokens_T, (_, _, parts) in zip(tokens_BT, batch, strict=False):
         flat = list(itertools.chain.from_iterable(parts))
         tokens_T[: len(flat)] = flat

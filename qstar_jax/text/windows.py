@@ -1,10 +1,15 @@
-"""Stretches of a line that is too long to be read at once."""
+"""Stretches of a line that is too long to be read at once.
+
+A window has at most `text.max_prompt_tokens` of the prompt, `text.max_steps`
+steps, and `text.max_line_tokens` in all, as the lines that are played.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from qstar_jax.config import TextConfig
 from qstar_jax.text.steps import encode_line
 from qstar_jax.text.vocabulary import Vocabulary
 
@@ -35,7 +40,7 @@ class Excerpt(NamedTuple):
 
   Attributes:
     window: which steps.
-    prompt: of the line; of a long one its end, half of the window.
+    prompt: of the line; of a long one its end.
     note: of how many steps are left out before the first; empty if none is, or
       there is no room.
     steps: that are shown.
@@ -51,7 +56,7 @@ def excerpts(
   vocabulary: Vocabulary,
   prompt: str,
   steps: Sequence[str],
-  max_tokens: int,
+  text: TextConfig,
   *,
   is_finished: bool,
 ) -> Iterator[Excerpt]:
@@ -61,7 +66,7 @@ def excerpts(
     vocabulary: to encode with.
     prompt: of the line.
     steps: of the line.
-    max_tokens: of a window.
+    text: bounds the windows.
     is_finished: see `encode_line`.
 
   Raises:
@@ -70,53 +75,56 @@ def excerpts(
   prompt_tokens, of_steps = encode_line(
     vocabulary, prompt, steps, is_finished=is_finished
   )
+  # What is asked for mostly stands at the end.
+  prompt_tokens = prompt_tokens[-text.max_prompt_tokens :]
   lengths = [*map(len, of_steps)]
+  room = text.max_line_tokens - len(prompt_tokens)
   notes: list[list[int]] = []
-  if len(prompt_tokens) + sum(lengths) > max_tokens:
-    # What is asked for mostly stands at the end.
-    prompt_tokens = prompt_tokens[-max(max_tokens // 2, 1) :]
-    texts = (_NOTE.format(n) for n in range(len(steps)))
-    notes = [vocabulary.encode_step(text, is_last=False) for text in texts]
+  if len(steps) > text.max_steps or sum(lengths) > room:
+    texts = (_NOTE.format(count) for count in range(len(steps)))
+    notes = [vocabulary.encode_step(note, is_last=False) for note in texts]
   note_length = max(map(len, notes), default=0)
-  for window in windows(len(prompt_tokens), lengths, max_tokens, note_length):
+  for window in windows(lengths, text.max_steps, room, note_length):
     note = notes[window.first] if window.first and window.has_room else []
     shown = of_steps[window.first : window.end]
     yield Excerpt(window, prompt_tokens, note, shown)
 
 
 def windows(
-  prompt_length: int,
   step_lengths: Sequence[int],
+  max_steps: int,
   max_tokens: int,
   note_length: int = 0,
 ) -> Iterator[Window]:
   """Windows of which every step is the own of one, as far as steps fit.
 
-  A line that fits is one window. In the others the prompt is followed by steps
-  from the middle: up to half of the room that it leaves shows what came before.
+  A line that fits is one window. In the others up to half of the steps, and of
+  the room, is context: it shows what came before.
 
   Args:
-    prompt_length: in tokens.
     step_lengths: in tokens, each >= 1.
-    max_tokens: of the prompt and the steps of a window.
-    note_length: in tokens, of what stands behind the prompt where steps are
-      left out.
+    max_steps: of a window.
+    max_tokens: of the steps of a window, and its note.
+    note_length: in tokens, of what stands before the steps where some are left
+      out.
 
   Yields:
-    Windows in order. A step that does not fit beside the prompt is in none.
+    Windows in order. A step that does not fit is in none.
   """
   start = np.concatenate([[0], np.cumsum(step_lengths, dtype=int)])
   begin = 0
   while begin < len(step_lengths):
-    room = max_tokens - prompt_length
-    has_room = step_lengths[begin] + note_length <= room
+    length, room = step_lengths[begin], max_tokens
+    has_room = length + note_length <= room
     if begin and has_room:
       room -= note_length
-    if step_lengths[begin] > room:
+    if length > room:
       begin += 1
       continue
-    context = min(room // 2, room - step_lengths[begin]) if begin else 0
+    context = min(room // 2, room - length) if begin else 0
     first = int(np.searchsorted(start, start[begin] - context))
-    last = np.searchsorted(start, start[first] + room, side="right") - 1
-    yield Window(first, begin, int(last), has_room)
-    begin = int(last)
+    first = max(first, begin - max_steps // 2)
+    end = np.searchsorted(start, start[first] + room, side="right") - 1
+    end = min(int(end), first + max_steps)
+    yield Window(first, begin, end, has_room)
+    begin = end

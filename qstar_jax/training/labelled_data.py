@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from qstar_jax import checkpoint
-from qstar_jax.config import DataConfig, ExperimentConfig
+from qstar_jax.config import DataConfig, ExperimentConfig, TextConfig
 from qstar_jax.data import labelled
 from qstar_jax.data.reading import Report
 from qstar_jax.domains.splits import TrainingProblems
@@ -179,7 +179,7 @@ class LabelledData:
     position: int,
     num_rows: int,
     vocabulary: Vocabulary,
-    max_line_tokens: int,
+    text: TextConfig,
   ) -> Drawn:
     """The rows of the lines from a position on, in an order that is shuffled
     anew each time that all have been drawn.
@@ -188,7 +188,7 @@ class LabelledData:
       position: lines drawn before.
       num_rows: wanted, >= 1. Of the last line some windows may be left out.
       vocabulary: to encode with.
-      max_line_tokens: T.
+      text: bounds the windows.
 
     Raises:
       UserError: no line has a label that fits.
@@ -198,7 +198,7 @@ class LabelledData:
     for line in self._endless(position):
       num_lines += 1
       if not self._is_held_out(line):
-        found, too_long = tokenise(line, vocabulary, max_line_tokens)
+        found, too_long = tokenise(line, vocabulary, text)
         rows += found
         num_too_long += too_long
       if len(rows) >= num_rows:
@@ -206,8 +206,8 @@ class LabelledData:
       if num_lines >= len(self) and not rows:
         raise UserError(
           f"{self._directory}: none of its {len(self)} lines has a labelled "
-          f"step that fits rows of {max_line_tokens} tokens and is not held "
-          "out; raise text.max_steps, or lower data.held_out_share"
+          f"step that fits rows of {text.max_line_tokens} tokens and is not "
+          "held out; raise text.max_step_tokens, or lower data.held_out_share"
         )
     return Drawn(rows[:num_rows], num_lines, num_too_long)
 
@@ -246,7 +246,7 @@ class LabelledData:
 
 
 def tokenise(
-  line: LabelledLine, vocabulary: Vocabulary, max_line_tokens: int
+  line: LabelledLine, vocabulary: Vocabulary, text: TextConfig
 ) -> tuple[list[LabelledTokens], int]:
   """The rows of a labelled line, and the number of labels in none.
 
@@ -255,7 +255,7 @@ def tokenise(
   Args:
     line: labelled.
     vocabulary: to encode with.
-    max_line_tokens: T.
+    text: bounds the windows.
   """
   left = line.label.copy()
   rows = []
@@ -263,7 +263,7 @@ def tokenise(
     vocabulary,
     line.prompt,
     line.steps,
-    max_line_tokens,
+    text,
     is_finished=line.is_finished,
   ):
     own = np.full_like(line.label, NO_LABEL)

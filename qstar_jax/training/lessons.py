@@ -64,15 +64,16 @@ def _draw(
   num_rows: int,
 ) -> tuple[Iterator[TrainBatch], dict[str, int]]:
   """An iteration's labelled rows, so many a batch, and what to log."""
-  max_tokens = config.text.max_line_tokens
   drawn = labelled.draw(
     first_line,
     config.learner.steps_per_iteration * num_rows,
     vocabulary,
-    max_tokens,
+    config.text,
   )
   batches = (
-    labelled_to_lines(drawn.rows[start : start + num_rows], max_tokens)
+    labelled_to_lines(
+      drawn.rows[start : start + num_rows], config.text.max_line_tokens
+    )
     for start in range(0, len(drawn.rows), num_rows)
   )
   return batches, {

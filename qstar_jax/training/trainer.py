@@ -157,7 +157,7 @@ class Trainer:
       self.graphdef,
       vocabulary=self.vocabulary,
       lines=self.labelled.held_out,
-      max_line_tokens=self.config.text.max_line_tokens,
+      text=self.config.text,
       batch_size=self.config.evaluation.batch_size,
       seed=self.config.seed,
     )

@@ -32,14 +32,14 @@ def _line(prompt, steps, is_finished):
 def _score(
   lines,
   batch_size=4,
-  max_line_tokens=tiny.TEXT.max_line_tokens,
+  text=tiny.TEXT,
   labelled_only=False,
 ):
   return score_lines(
     *tiny.network(),
     tiny.VOCABULARY,
     lines,
-    max_line_tokens=max_line_tokens,
+    text=text,
     batch_size=batch_size,
     labelled_only=labelled_only,
   )
@@ -93,6 +93,15 @@ def test_a_line_scores_alike_in_any_batch():
     np.testing.assert_allclose(a.value, b.value, atol=1e-6)
 
 
+def _bounds(max_prompt_tokens, max_steps, max_step_tokens):
+  return dataclasses.replace(
+    tiny.TEXT,
+    max_prompt_tokens=max_prompt_tokens,
+    max_steps=max_steps,
+    max_step_tokens=max_step_tokens,
+  )
+
+
 @pytest.fixture
 def note(monkeypatch):
   """The note of a window, of tokens that the vocabulary has."""
@@ -106,16 +115,17 @@ def test_a_line_that_is_too_long_is_read_in_windows(note):
     tiny.VOCABULARY, "1 1 1 -> 3\n", [step], is_finished=False
   )
   note_length = len(tiny.VOCABULARY.encode_step(note, False))
-  limit = len(prompt) + note_length + 2 * len(step_tokens)
   assert note_length < len(step_tokens)
+  text = _bounds(len(prompt), 2, len(step_tokens) + note_length)
   whole, one = (
     _line("1 1 1 -> 3\n", [step] * count, False) for count in (5, 1)
   )
-  (_, of_whole), (_, of_one) = _score([whole, one], max_line_tokens=limit)
+  (_, of_whole), (_, of_one) = _score([whole, one], text=text)
   # Steps 0 and 1; then, after a note, one of context and one more.
   texts = [step, step], [note, step, step]
   lines = [_line(whole.prompt, steps, False) for steps in texts]
-  first, later = (found for _, found in _score(lines, max_line_tokens=50))
+  wide = _bounds(len(prompt), 3, 20)
+  first, later = (found for _, found in _score(lines, text=wide))
   for name in ("prm", "value"):
     expected = [*getattr(first, name), *[getattr(later, name)[-1]] * 3]
     np.testing.assert_allclose(getattr(of_whole, name), expected, atol=1e-6)
@@ -126,7 +136,7 @@ def test_a_line_that_is_too_long_is_read_in_windows(note):
   label = np.float32([-1, -1, -1, 1, -1])
   ((_, found),) = _score(
     [dataclasses.replace(whole, label=label)],
-    max_line_tokens=limit,
+    text=text,
     labelled_only=True,
   )
   np.testing.assert_array_equal(np.isnan(found.prm), label < 0)
@@ -140,10 +150,10 @@ def test_a_step_that_does_not_fit_has_no_score():
   prompt, (_, short) = encode_line(
     tiny.VOCABULARY, line.prompt, line.steps, is_finished=False
   )
-  limit = len(prompt) + len(short)
-  ((_, found),) = _score([line], max_line_tokens=limit)
+  text = _bounds(len(prompt), 1, len(short))
+  ((_, found),) = _score([line], text=text)
   assert np.isnan(found.prm).tolist() == [True, False]
-  ((_, found),) = _score([line], max_line_tokens=2)
+  ((_, found),) = _score([line], text=_bounds(1, 1, 1))
   assert found is None
 
 

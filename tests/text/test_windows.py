@@ -3,50 +3,67 @@
 import hypothesis
 from hypothesis import strategies as st
 
+from qstar_jax.config import TextConfig
 from qstar_jax.text.vocabulary import ByteVocabulary
 from qstar_jax.text.windows import Window, excerpts, windows
+
+
+def _text(max_prompt_tokens, max_steps, max_step_tokens):
+  return TextConfig(
+    max_prompt_tokens=max_prompt_tokens,
+    max_steps=max_steps,
+    max_step_tokens=max_step_tokens,
+  )
+
 
 _LENGTHS = st.lists(st.integers(1, 12), max_size=15)
 
 
 def test_worked_by_hand():
   # Room for 10: 3 + 3 + 3 fit; then 3 of context and as much as fits.
-  assert list(windows(2, [3, 3, 3, 3, 3, 3], 12)) == [
+  assert list(windows([3, 3, 3, 3, 3, 3], 9, 10)) == [
     Window(0, 0, 3),
     Window(2, 3, 5),
     Window(4, 5, 6),
   ]
   # What fits nowhere is in none; a long step gets what context there is room.
-  assert list(windows(2, [4, 11, 9, 1], 12)) == [
+  assert list(windows([4, 11, 9, 1], 9, 10)) == [
     Window(0, 0, 1),
     Window(2, 2, 4),
   ]
-  assert list(windows(12, [1], 12)) == list(windows(1, [], 12)) == []
+  assert list(windows([1], 9, 0)) == list(windows([], 9, 11)) == []
+  # Three steps at most: one of context and two more.
+  assert list(windows([1] * 6, 3, 10)) == [
+    Window(0, 0, 3),
+    Window(2, 3, 5),
+    Window(4, 5, 6),
+  ]
+  assert list(windows([1] * 2, 1, 10)) == [Window(0, 0, 1), Window(1, 1, 2)]
 
 
-@hypothesis.given(st.integers(1, 5), _LENGTHS, st.integers(1, 30))
-def test_every_step_that_fits_is_the_own_of_one(prompt, lengths, limit):
-  found = list(windows(prompt, lengths, limit))
+@hypothesis.given(_LENGTHS, st.integers(1, 6), st.integers(0, 30))
+def test_every_step_that_fits_is_the_own_of_one(lengths, max_steps, limit):
+  found = list(windows(lengths, max_steps, limit))
   own = [i for w in found for i in range(w.begin, w.end)]
-  fitting = [i for i, n in enumerate(lengths) if prompt + n <= limit]
-  assert own == fitting
+  assert own == [i for i, n in enumerate(lengths) if n <= limit]
   for w in found:
-    assert w.first <= w.begin < w.end
-    assert prompt + sum(lengths[w.first : w.end]) <= limit
-    assert sum(lengths[w.first : w.begin]) <= (limit - prompt) / 2
+    assert w.first <= w.begin < w.end <= w.first + max_steps
+    assert sum(lengths[w.first : w.end]) <= limit
+    assert sum(lengths[w.first : w.begin]) <= limit / 2
+    assert w.begin - w.first <= max_steps / 2
     # No room is wasted.
-    if w.end < len(lengths):
-      assert prompt + sum(lengths[w.first : w.end + 1]) > limit
+    if w.end < len(lengths) and w.end - w.first < max_steps:
+      assert sum(lengths[w.first : w.end + 1]) > limit
 
 
-@hypothesis.given(_LENGTHS, st.integers(4, 30))
+@hypothesis.given(_LENGTHS, st.integers(1, 6), st.integers(1, 30))
 def test_what_a_step_is_read_after_does_not_depend_on_what_follows(
-  lengths, limit
+  lengths, max_steps, limit
 ):
   def first_shown(lengths):
     return {
       i: w.first
-      for w in windows(3, lengths, limit)
+      for w in windows(lengths, max_steps, limit)
       for i in range(w.begin, w.end)
     }
 
@@ -58,13 +75,18 @@ def test_what_a_step_is_read_after_does_not_depend_on_what_follows(
 
 @hypothesis.given(
   st.lists(st.text("ab", min_size=1, max_size=40), max_size=14),
-  st.integers(10, 80),
+  st.integers(1, 4),
+  st.integers(7, 40),
 )
-def test_an_excerpt_says_how_many_steps_it_leaves_out(steps, limit):
+def test_an_excerpt_says_how_many_steps_it_leaves_out(
+  steps, max_steps, max_step_tokens
+):
   vocabulary = ByteVocabulary()
+  text = _text(3, max_steps, max_step_tokens)
+  limit = text.max_line_tokens
   texts = []
   for window, prompt, note, shown in excerpts(
-    vocabulary, "a?\n", steps, limit, is_finished=False
+    vocabulary, "a?\n", steps, text, is_finished=False
   ):
     assert sum(map(len, [prompt, note, *shown])) <= limit
     assert vocabulary.decode(prompt) == "a?\n"
@@ -86,13 +108,9 @@ def test_an_excerpt_says_how_many_steps_it_leaves_out(steps, limit):
 
 def test_of_a_long_prompt_the_end_is_shown():
   vocabulary = ByteVocabulary()
-  found = list(
-    excerpts(vocabulary, "What is 1 + 1?\n", ["2", "3"], 10, is_finished=True)
-  )
-  assert [vocabulary.decode(e.prompt) for e in found] == ["+ 1?\n"]
-  assert [*map(vocabulary.decode, found[0].steps)] == ["2\n", "3"]
-  # Where all of it fits, all of it is shown.
-  (whole,) = excerpts(
-    vocabulary, "What is 1 + 1?\n", ["2", "3"], 19, is_finished=True
-  )
+  line = vocabulary, "What is 1 + 1?\n", ["2", "3"]
+  (found,) = excerpts(*line, _text(5, 2, 2), is_finished=True)
+  assert vocabulary.decode(found.prompt) == "+ 1?\n"
+  assert [*map(vocabulary.decode, found.steps)] == ["2\n", "3"]
+  (whole,) = excerpts(*line, _text(15, 2, 2), is_finished=True)
   assert vocabulary.decode(whole.prompt) == "What is 1 + 1?\n"

@@ -141,7 +141,7 @@ def test_an_empty_prm_says_one_half(opened, trees):
     params,
     opened.loaded.vocabulary,
     labelled,
-    max_line_tokens=opened.config.text.max_line_tokens,
+    text=opened.config.text,
     batch_size=8,
   )
   scores = [x for _, x in found if x is not None]
@@ -176,7 +176,7 @@ def test_a_pupil_of_a_run_without_prm_loss_learns_the_prm(opened, trees):
     pupils.train(rows, 0),
     opened.loaded.vocabulary,
     labelled,
-    max_line_tokens=opened.config.text.max_line_tokens,
+    text=opened.config.text,
     batch_size=8,
   )
   mean = np.mean([np.mean(x.prm) for _, x in scored if x is not None])

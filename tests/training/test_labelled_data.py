@@ -15,6 +15,7 @@ from qstar_jax.config import (
   ExperimentConfig,
   LearnerConfig,
   SelfPlayConfig,
+  TextConfig,
 )
 from qstar_jax.domains import make_domain
 from qstar_jax.domains.splits import TrainingProblems
@@ -27,7 +28,17 @@ from qstar_jax.training import labelled_data, lessons
 from qstar_jax.training.labelled_data import LabelledData, import_outside
 from tests.labels.conftest import line_of
 
+
+def _text(max_prompt_tokens, max_steps, max_step_tokens):
+  return TextConfig(
+    max_prompt_tokens=max_prompt_tokens,
+    max_steps=max_steps,
+    max_step_tokens=max_step_tokens,
+  )
+
+
 _VOCABULARY = ByteVocabulary()
+_TEXT = _text(20, 3, 24)
 _PROBLEMS = TrainingProblems(make_domain("text"), frozenset())
 _NUM_LINES = 300
 
@@ -60,24 +71,24 @@ def _drawn_labels(rows):
 def test_an_epoch_has_every_line_once_and_is_shuffled(dataset):
   data = _open(dataset, held_out_share=0.0)
   assert data.held_out == []
-  drawn = data.draw(0, _NUM_LINES, _VOCABULARY, 100)
+  drawn = data.draw(0, _NUM_LINES, _VOCABULARY, _TEXT)
   assert (drawn.num_lines, drawn.num_too_long) == (_NUM_LINES, 0)
   stored = [float(line.label[1]) for line in _lines()]
   first = _drawn_labels(drawn.rows)
   assert sorted(first) == stored and first != stored
-  second = _drawn_labels(data.draw(300, 300, _VOCABULARY, 100).rows)
+  second = _drawn_labels(data.draw(300, 300, _VOCABULARY, _TEXT).rows)
   assert sorted(second) == stored and second != first
   # Whatever the parts that it is drawn in, and by whom.
   parts, position = [], 0
   while position < 450:
     drawn = _open(dataset, held_out_share=0.0).draw(
-      position, 90, _VOCABULARY, 100
+      position, 90, _VOCABULARY, _TEXT
     )
     position += drawn.num_lines
     parts += _drawn_labels(drawn.rows)
   assert parts == (first + second)[:450]
   other = _open(dataset, held_out_share=0.0, seed=1)
-  assert _drawn_labels(other.draw(0, 300, _VOCABULARY, 100).rows) != first
+  assert _drawn_labels(other.draw(0, 300, _VOCABULARY, _TEXT).rows) != first
 
 
 def test_held_out_problems_are_never_drawn(dataset):
@@ -87,7 +98,7 @@ def test_held_out_problems_are_never_drawn(dataset):
   # Both lines of a problem.
   assert len(data.held_out) == 2 * len(held_out)
   num_left = _NUM_LINES - len(data.held_out)
-  drawn = data.draw(0, num_left, _VOCABULARY, 100)
+  drawn = data.draw(0, num_left, _VOCABULARY, _TEXT)
   labels = {float(line.label[1]) for line in data.held_out}
   assert not labels & set(_drawn_labels(drawn.rows))
   assert len(set(_drawn_labels(drawn.rows))) == num_left
@@ -111,7 +122,7 @@ def test_problems_that_the_domain_holds_out_are_never_drawn(dataset):
       [line_of(i, label=np.float32([1] * 3), kind="hard") for i in range(1, 11)]
     )
   data = _open(folder, problems, held_out_share=0.0)
-  drawn = data.draw(0, 9, _VOCABULARY, 100)
+  drawn = data.draw(0, 9, _VOCABULARY, _TEXT)
   prompts = {bytes(t - 3 for t in row.prompt).decode() for row in drawn.rows}
   assert prompts == {f"{i} 3 5 -> 8\n" for i in range(1, 11) if i != 9}
 
@@ -119,7 +130,9 @@ def test_problems_that_the_domain_holds_out_are_never_drawn(dataset):
 def test_a_long_line_gives_windows_that_hold_each_label_once(dataset):
   line = line_of(1, 9, label=np.linspace(0.1, 0.9, 9, dtype=np.float32))
   line = dataclasses.replace(line, steps=(*line.steps[:8], "x" * 99))
-  rows, num_too_long = labelled_data.tokenise(line, _VOCABULARY, 40)
+  rows, num_too_long = labelled_data.tokenise(
+    line, _VOCABULARY, _text(14, 2, 13)
+  )
   assert num_too_long == 1 and len(rows) > 2
   assert all(len(row.prompt) + sum(map(len, row.steps)) <= 40 for row in rows)
   labels = itertools.chain.from_iterable(row.label for row in rows)
@@ -131,7 +144,7 @@ def test_a_long_line_gives_windows_that_hold_each_label_once(dataset):
 
 def test_nothing_that_fits_is_told(dataset):
   with pytest.raises(UserError, match="none of its 300 lines has a labelled"):
-    _open(dataset).draw(0, 1, _VOCABULARY, 10)
+    _open(dataset).draw(0, 1, _VOCABULARY, _text(1, 1, 9))
 
 
 _RATED = [
@@ -186,15 +199,15 @@ def test_only_the_shards_that_are_needed_are_read(dataset, monkeypatch):
     return original(self, index)
 
   monkeypatch.setattr(StoreReader, "__getitem__", counting)
-  data.draw(0, 25, _VOCABULARY, 100)
+  data.draw(0, 25, _VOCABULARY, _TEXT)
   assert sum(read.values()) == 30
 
 
 def test_an_iteration_goes_on_where_the_last_one_ended():
   positions = []
 
-  def draw(position, num_rows, vocabulary, max_line_tokens):
-    del vocabulary, max_line_tokens
+  def draw(position, num_rows, vocabulary, text):
+    del vocabulary, text
     positions.append((position, num_rows))
     return labelled_data.Drawn([], num_lines=5, num_too_long=1)
 
