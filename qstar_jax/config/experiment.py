@@ -45,6 +45,9 @@ class DomainConfig:
 class TextConfig:
   """Which tokens, and how many of them.
 
+  The bounds are those of lines that are played. Stored lines that pass them are
+  read in windows that keep to them: see `text.windows`.
+
   Attributes:
     vocabulary: `bytes`, or `sentencepiece` trained on the domain's own play, or
       on `data.labels` where the domain cannot play; that of the run that made

@@ -67,8 +67,7 @@ def score_lines(
   """Reads V and the PRM at the last token of every step.
 
   They are what a search reads that reaches the same steps by the same tokens.
-  A long line is read in windows, as in training: see
-  `text.windows`.
+  A long line is read in windows, as in training: see `text.windows`.
 
   Args:
     graphdef: structure of the network.
