@@ -1,6 +1,7 @@
 """How far do shallow features go in telling wrong steps of PRM800K?
 
-usage: python tools/prm800k_baseline.py DATA [--run RUN] [--out build/prm800k]
+usage: python tools/prm800k_baseline.py DATA [--run RUN] [--held-out SHARE]
+         [--out build/prm800k]
 
 DATA holds prm800k/phase1_{train,test}_steps.jsonl.gz. Logistic regression on
 the step's length, its depth in the line and a bag of its words is trained on
@@ -10,8 +11,10 @@ step rated several times counts each time.
 
 With `--run` the PRM of a run is judged on the same steps, and the difference of
 the two AUROCs is given; steps that do not fit the network's rows score 1/2
-there. Intervals are 95 % and from resamples of problems. OUT/prm800k.json has
-what is printed.
+there. `--held-out` leaves the test file alone: what is judged are the problems
+of the train file that `data.held_out_share` SHARE keeps back from a run, and
+the regression is trained on the others. Intervals are 95 %, from resamples of
+problems. OUT/prm800k.json has what is printed.
 """
 
 import argparse
@@ -30,6 +33,7 @@ from qstar_jax.data import prm800k
 from qstar_jax.data.reading import Report
 from qstar_jax.evaluation import step_metrics
 from qstar_jax.records import LabelledLine
+from qstar_jax.training.labelled_data import is_held_out
 
 _WORD = re.compile(r"[a-z]+|[0-9]+|\\[a-z]+|\S", re.IGNORECASE)
 # Words of fewer training steps are left out.
@@ -42,6 +46,24 @@ _HELD_OUT = 0.1
 def read_steps(path: pathlib.Path) -> list[LabelledLine]:
   """Rated completions: lines of which the last step alone has a label."""
   return [line for line in prm800k.read(path, Report()) if line.label[-1] >= 0]
+
+
+def read_splits(
+  data: pathlib.Path, held_out: float | None
+) -> tuple[list[LabelledLine], list[LabelledLine]]:
+  """Steps to train on and steps to judge by, see `--held-out`."""
+  train, test = (
+    read_steps(data / f"prm800k/phase1_{split}_steps.jsonl.gz")
+    for split in ("train", "test")
+  )
+  assert not {x.problem_key for x in train} & {x.problem_key for x in test}
+  if held_out is None:
+    return train, test
+  is_out = [is_held_out(line.problem_key, held_out) for line in train]
+  return (
+    [line for line, out in zip(train, is_out, strict=True) if not out],
+    [line for line, out in zip(train, is_out, strict=True) if out],
+  )
 
 
 def words(step: str) -> set[str]:
@@ -154,13 +176,10 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
   parser.add_argument("data", type=pathlib.Path)
   parser.add_argument("--run")
+  parser.add_argument("--held-out", type=float, metavar="SHARE")
   parser.add_argument("--out", type=pathlib.Path, default="build/prm800k")
   args = parser.parse_args(argv)
-  train, test = (
-    read_steps(args.data / f"prm800k/phase1_{split}_steps.jsonl.gz")
-    for split in ("train", "test")
-  )
-  assert not {x.problem_key for x in train} & {x.problem_key for x in test}
+  train, test = read_splits(args.data, args.held_out)
   labels = labels_of(test)
   _, problem = np.unique([x.problem_key for x in test], return_inverse=True)
   scores = {"baseline": baseline_scores(train, test)}

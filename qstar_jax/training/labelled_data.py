@@ -117,6 +117,17 @@ class Drawn(NamedTuple):
   num_too_long: int
 
 
+def is_held_out(problem_key: str, share: float) -> bool:
+  """Whether a problem is among those that are kept back.
+
+  Args:
+    problem_key: as in `LabelledLine`; all its lines go the same way.
+    share: of all problems, in [0, 1]; a larger one keeps these back too.
+  """
+  digest = hashlib.sha256(problem_key.encode()).digest()
+  return int.from_bytes(digest[:8]) < share * 2**64
+
+
 class LabelledData:
   """A dataset of labelled lines, read as they are needed.
 
@@ -212,8 +223,7 @@ class LabelledData:
     return Drawn(rows[:num_rows], num_lines, num_too_long)
 
   def _is_held_out(self, line: LabelledLine) -> bool:
-    digest = hashlib.sha256(line.problem_key.encode()).digest()
-    if int.from_bytes(digest[:8]) < self._share * 2**64:
+    if is_held_out(line.problem_key, self._share):
       return True
     domain = self._problems.domain
     return line.domain == domain.name and self._problems.is_held_out(

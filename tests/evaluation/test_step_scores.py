@@ -11,6 +11,7 @@ from qstar_jax.search.tree import NONE
 from qstar_jax.text import windows
 from qstar_jax.text.steps import encode_line
 from tests.selfplay import conftest as tiny
+from tests.text.bounds import bounds
 
 
 def _line(prompt, steps, is_finished):
@@ -93,15 +94,6 @@ def test_a_line_scores_alike_in_any_batch():
     np.testing.assert_allclose(a.value, b.value, atol=1e-6)
 
 
-def _bounds(max_prompt_tokens, max_steps, max_step_tokens):
-  return dataclasses.replace(
-    tiny.TEXT,
-    max_prompt_tokens=max_prompt_tokens,
-    max_steps=max_steps,
-    max_step_tokens=max_step_tokens,
-  )
-
-
 @pytest.fixture
 def note(monkeypatch):
   """The note of a window, of tokens that the vocabulary has."""
@@ -116,7 +108,7 @@ def test_a_line_that_is_too_long_is_read_in_windows(note):
   )
   note_length = len(tiny.VOCABULARY.encode_step(note, False))
   assert note_length < len(step_tokens)
-  text = _bounds(len(prompt), 2, len(step_tokens) + note_length)
+  text = bounds(len(prompt), 2, len(step_tokens) + note_length)
   whole, one = (
     _line("1 1 1 -> 3\n", [step] * count, False) for count in (5, 1)
   )
@@ -124,7 +116,7 @@ def test_a_line_that_is_too_long_is_read_in_windows(note):
   # Steps 0 and 1; then, after a note, one of context and one more.
   texts = [step, step], [note, step, step]
   lines = [_line(whole.prompt, steps, False) for steps in texts]
-  wide = _bounds(len(prompt), 3, 20)
+  wide = bounds(len(prompt), 3, 20)
   first, later = (found for _, found in _score(lines, text=wide))
   for name in ("prm", "value"):
     expected = [*getattr(first, name), *[getattr(later, name)[-1]] * 3]
@@ -150,10 +142,10 @@ def test_a_step_that_does_not_fit_has_no_score():
   prompt, (_, short) = encode_line(
     tiny.VOCABULARY, line.prompt, line.steps, is_finished=False
   )
-  text = _bounds(len(prompt), 1, len(short))
+  text = bounds(len(prompt), 1, len(short))
   ((_, found),) = _score([line], text=text)
   assert np.isnan(found.prm).tolist() == [True, False]
-  ((_, found),) = _score([line], text=_bounds(1, 1, 1))
+  ((_, found),) = _score([line], text=bounds(1, 1, 1))
   assert found is None
 
 

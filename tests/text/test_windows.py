@@ -3,18 +3,9 @@
 import hypothesis
 from hypothesis import strategies as st
 
-from qstar_jax.config import TextConfig
 from qstar_jax.text.vocabulary import ByteVocabulary
 from qstar_jax.text.windows import Window, excerpts, windows
-
-
-def _text(max_prompt_tokens, max_steps, max_step_tokens):
-  return TextConfig(
-    max_prompt_tokens=max_prompt_tokens,
-    max_steps=max_steps,
-    max_step_tokens=max_step_tokens,
-  )
-
+from tests.text.bounds import bounds
 
 _LENGTHS = st.lists(st.integers(1, 12), max_size=15)
 
@@ -82,7 +73,7 @@ def test_an_excerpt_says_how_many_steps_it_leaves_out(
   steps, max_steps, max_step_tokens
 ):
   vocabulary = ByteVocabulary()
-  text = _text(3, max_steps, max_step_tokens)
+  text = bounds(3, max_steps, max_step_tokens)
   limit = text.max_line_tokens
   texts = []
   for window, prompt, note, shown in excerpts(
@@ -109,8 +100,8 @@ def test_an_excerpt_says_how_many_steps_it_leaves_out(
 def test_of_a_long_prompt_the_end_is_shown():
   vocabulary = ByteVocabulary()
   line = vocabulary, "What is 1 + 1?\n", ["2", "3"]
-  (found,) = excerpts(*line, _text(5, 2, 2), is_finished=True)
+  (found,) = excerpts(*line, bounds(5, 2, 2), is_finished=True)
   assert vocabulary.decode(found.prompt) == "+ 1?\n"
   assert [*map(vocabulary.decode, found.steps)] == ["2\n", "3"]
-  (whole,) = excerpts(*line, _text(15, 2, 2), is_finished=True)
+  (whole,) = excerpts(*line, bounds(15, 2, 2), is_finished=True)
   assert vocabulary.decode(whole.prompt) == "What is 1 + 1?\n"

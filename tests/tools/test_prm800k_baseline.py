@@ -8,6 +8,7 @@ import pytest
 import scipy.special
 
 from qstar_jax.records import NO_LABEL, LabelledLine
+from qstar_jax.training.labelled_data import is_held_out
 from tools import prm800k_baseline
 
 
@@ -56,7 +57,8 @@ def test_features_are_length_depth_and_frequent_words():
   np.testing.assert_allclose(train[:, 1:3].std(axis=0), 1)
 
 
-def test_words_that_tell_are_found(tmp_path, capsys):
+@pytest.fixture
+def data(tmp_path):
   """In the files' own layout: the word `wrong` stands in wrong steps."""
   folder = tmp_path / "prm800k"
   folder.mkdir()
@@ -72,9 +74,24 @@ def test_words_that_tell_are_found(tmp_path, capsys):
             "rating": rating,
           }
           file.write(json.dumps(record) + "\n")
-  prm800k_baseline.main([str(tmp_path), "--out", str(tmp_path / "out")])
+  return tmp_path
+
+
+def test_words_that_tell_are_found(data, tmp_path, capsys):
+  prm800k_baseline.main([str(data), "--out", str(tmp_path / "out")])
   found = json.loads((tmp_path / "out" / "prm800k.json").read_text())
   assert json.loads(capsys.readouterr().out.partition("\n")[2]) == found
   assert (found["steps"], found["problems"]) == (40, 20)
   assert found["share_right"] == 0.5
   assert found["auroc"]["baseline"] == {"value": 1.0, "ci95": [1.0, 1.0]}
+
+
+def test_what_is_kept_back_is_judged_in_place_of_the_test_file(data):
+  train, test = prm800k_baseline.read_splits(data, None)
+  rest, kept = prm800k_baseline.read_splits(data, 0.25)
+  keys = [{line.problem_key for line in lines} for lines in (rest, kept, test)]
+  assert keys[0] | keys[1] == {line.problem_key for line in train}
+  assert not keys[0] & keys[1]
+  assert not keys[2] & (keys[0] | keys[1])
+  assert 0 < len(keys[1]) < 12
+  assert all(is_held_out(key, 0.25) for key in keys[1])

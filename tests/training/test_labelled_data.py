@@ -15,7 +15,6 @@ from qstar_jax.config import (
   ExperimentConfig,
   LearnerConfig,
   SelfPlayConfig,
-  TextConfig,
 )
 from qstar_jax.domains import make_domain
 from qstar_jax.domains.splits import TrainingProblems
@@ -27,18 +26,10 @@ from qstar_jax.text.vocabulary import ByteVocabulary
 from qstar_jax.training import labelled_data, lessons
 from qstar_jax.training.labelled_data import LabelledData, import_outside
 from tests.labels.conftest import line_of
-
-
-def _text(max_prompt_tokens, max_steps, max_step_tokens):
-  return TextConfig(
-    max_prompt_tokens=max_prompt_tokens,
-    max_steps=max_steps,
-    max_step_tokens=max_step_tokens,
-  )
-
+from tests.text.bounds import bounds
 
 _VOCABULARY = ByteVocabulary()
-_TEXT = _text(20, 3, 24)
+_TEXT = bounds(20, 3, 24)
 _PROBLEMS = TrainingProblems(make_domain("text"), frozenset())
 _NUM_LINES = 300
 
@@ -131,7 +122,7 @@ def test_a_long_line_gives_windows_that_hold_each_label_once(dataset):
   line = line_of(1, 9, label=np.linspace(0.1, 0.9, 9, dtype=np.float32))
   line = dataclasses.replace(line, steps=(*line.steps[:8], "x" * 99))
   rows, num_too_long = labelled_data.tokenise(
-    line, _VOCABULARY, _text(14, 2, 13)
+    line, _VOCABULARY, bounds(14, 2, 13)
   )
   assert num_too_long == 1 and len(rows) > 2
   assert all(len(row.prompt) + sum(map(len, row.steps)) <= 40 for row in rows)
@@ -144,7 +135,7 @@ def test_a_long_line_gives_windows_that_hold_each_label_once(dataset):
 
 def test_nothing_that_fits_is_told(dataset):
   with pytest.raises(UserError, match="none of its 300 lines has a labelled"):
-    _open(dataset).draw(0, 1, _VOCABULARY, _text(1, 1, 9))
+    _open(dataset).draw(0, 1, _VOCABULARY, bounds(1, 1, 9))
 
 
 _RATED = [
