@@ -140,9 +140,7 @@ def _commands(launched: Plan, rendering: Rendering) -> Iterator[Sequence[str]]:
 def describe(launched: Plan, rendering: Rendering) -> str:
   """What would be done: jobs and their chips, files, commands."""
   lines = [
-    f"# {job.name}: {job.slice}, {job.slice.num_chips} chips, "
-    f"{job.slice.num_hosts} hosts"
-    for job in launched.jobs
+    f"# {job.name}: {job.slice}, {job.slice.size}" for job in launched.jobs
   ]
   num_chips = sum(job.slice.num_chips for job in launched.jobs)
   lines.append(f"# Together {num_chips} chip-hours an hour.")

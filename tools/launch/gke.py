@@ -107,9 +107,10 @@ def _job_spec(job: Job, plan: Plan) -> dict[str, Any]:
 
 
 def _pod_spec(job: Job, plan: Plan) -> dict[str, Any]:
+  tpu = job.slice
   node = {
-    "cloud.google.com/gke-tpu-accelerator": job.slice.generation.gke_accelerator,
-    "cloud.google.com/gke-tpu-topology": job.slice.topology,
+    "cloud.google.com/gke-tpu-accelerator": tpu.generation.gke_accelerator,
+    "cloud.google.com/gke-tpu-topology": tpu.topology,
   }
   if plan.spot:
     node["cloud.google.com/gke-spot"] = "true"
@@ -135,7 +136,7 @@ def _pod_spec(job: Job, plan: Plan) -> dict[str, Any]:
           for name, value in plan.environment.items()
         ],
         "securityContext": {"privileged": True},
-        "resources": {"limits": {"google.com/tpu": job.slice.chips_per_host}},
+        "resources": {"limits": {"google.com/tpu": tpu.chips_per_host}},
         "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
       }
     ],

@@ -140,7 +140,7 @@ def make_jobs(
   """
   described = (config_arg, "--run-dir", run_dir)
   if layout.mode != "files":
-    _check_fit(config, layout.slice, layout.mode)
+    _check_fit(config, layout.slice, "train")
     flags = (*_TRAIN_FLAGS[layout.mode], *overrides)
     return (Job(name, ("qstar", "train", *described, *flags), layout.slice),)
   _check_fit(config, layout.slice, "learner")
@@ -185,8 +185,7 @@ def _check_fit(config: ExperimentConfig, tpu_slice: Slice, role: str) -> None:
     validation.validate_for_devices(config, tpu_slice.num_chips)
   except UserError as error:
     raise UserError(
-      f"{role} on {tpu_slice}, {tpu_slice.num_chips} chips ("
-      f"{tpu_slice.num_hosts} hosts with {tpu_slice.chips_per_host}): {error}"
+      f"{role} on {tpu_slice}, {tpu_slice.size}: {error}"
     ) from error
 
 

@@ -57,5 +57,5 @@ def make_task(job: Job, plan: Plan) -> dict[str, Any]:
       "job_recovery": {"recover_on_exit_codes": [PREEMPTED]},
     },
     "envs": dict(plan.environment),
-    "run": f"exec {shlex.join(job.command)}\n",
+    "run": f"exec {shlex.join(job.command)}",
   }

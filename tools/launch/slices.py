@@ -78,6 +78,15 @@ class Slice:
     return self.num_chips // self.chips_per_host
 
   @property
+  def size(self) -> str:
+    """In words, e.g. `16 chips on 4 hosts`."""
+    chips, hosts = (
+      f"{count} {noun}{'s' * (count != 1)}"
+      for count, noun in ((self.num_chips, "chip"), (self.num_hosts, "host"))
+    )
+    return f"{chips} on {hosts}"
+
+  @property
   def accelerator_type(self) -> str:
     """What Cloud TPU calls it, by its number of cores, e.g. `v5p-128`.
 

@@ -51,5 +51,6 @@ def _create(job: Job, plan: Plan) -> tuple[str, ...]:
     *(f"--{flag}={value}" for flag, value in flags.items() if value),
     *(f"--env={name}={value}" for name, value in plan.environment.items()),
     *(("--spot",) if plan.spot else ()),
-    f"--command={shlex.join(job.command)}",
+    # In place of its shell, which XPK sends the SIGTERM to.
+    f"--command=exec {shlex.join(job.command)}",
   )
