@@ -40,6 +40,10 @@ _NAME = _matches(
   r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?",
   "1 to 63 lower-case letters, digits and `-`, the last of them no `-`",
 )
+_SUBDOMAIN = _matches(
+  r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?",
+  "lower-case letters, digits, `-` and `.`",
+)
 _VARIABLE = _matches(r"[A-Za-z_]\w*", "the name of a variable")
 _COUNT, _SIZE = _at_least(0), _at_least(1)
 _STRINGS = {"*": str}
@@ -58,9 +62,9 @@ _CONTAINER = {
 }
 _POD = {
   "restartPolicy!": {"Never", "OnFailure"},
-  "serviceAccountName": _NAME,
-  "priorityClassName": _NAME,
-  "schedulerName": _NAME,
+  "serviceAccountName": _SUBDOMAIN,
+  "priorityClassName": _SUBDOMAIN,
+  "schedulerName": _SUBDOMAIN,
   "hostNetwork": bool,
   "dnsPolicy": {
     *("ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"),
