@@ -137,8 +137,10 @@ def parse_slice(text: str) -> Slice:
     )
   found = Slice(match[1], tuple(map(int, match[2].split("x"))))
   if found.generation.shapes:
-    known = ", ".join(Slice(match[1], s).topology for s in _PLANES)
-    if found.shape not in _PLANES:
+    known = ", ".join(
+      Slice(match[1], s).topology for s in found.generation.shapes
+    )
+    if found.shape not in found.generation.shapes:
       raise UserError(
         f"topology is {text}: slices of {match[1]} are {known}; use one of "
         "those"
