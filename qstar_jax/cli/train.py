@@ -37,7 +37,7 @@ def main(argv: Sequence[str]) -> int:
   import jax
 
   from qstar_jax.store import files
-  from qstar_jax.training import alternate, closing, preemption
+  from qstar_jax.training import closing, loop, preemption
   from qstar_jax.training.reporting import Reporter
 
   validation.validate_for_devices(config, jax.device_count())
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
   configuration.claim_run_dir(run_dir, config)
   with files.lock(run_dir), preemption.catch_signals() as flag:
     try:
-      if alternate.is_done(config, run_dir):
+      if loop.is_done(config, run_dir):
         print(
           f"{run_dir}: this run is done; for another one use another run "
           "directory",
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
         )
       else:
         with Reporter(run_dir, config=config, json_only=args.json) as reporter:
-          alternate.train(config, run_dir, reporter, flag)
+          loop.train(config, run_dir, reporter, flag)
       if not args.json:
         closing.show(config, run_dir, Console())
     except preemption.Preempted as signal:

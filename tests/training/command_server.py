@@ -85,7 +85,7 @@ def serve():
     importlib.import_module(f"qstar_jax.cli.{name}")
   for name in ("job", "opened", "terminal_tree", "tree_export"):
     importlib.import_module(f"qstar_jax.evaluation.{name}")
-  for name in ("alternate", "closing", "reporting"):
+  for name in ("closing", "loop", "reporting"):
     importlib.import_module(f"qstar_jax.training.{name}")
   for line in sys.stdin:
     pid = os.fork()
