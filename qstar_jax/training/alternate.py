@@ -34,7 +34,7 @@ class Alternate:
     self.self_play: SelfPlay | None = None
     if trainer.plays:
       self.self_play = SelfPlay(
-        trainer.setup,
+        trainer.actor_setup,
         trainer.state.played,
         trainer.window,
         trainer.reporter,

@@ -11,10 +11,15 @@ from etils import epath
 from qstar_jax import checkpoint as checkpoint_lib
 from qstar_jax.config import ExperimentConfig
 from qstar_jax.training.alternate import Alternate
+from qstar_jax.training.files_mode import StoredTrees
 from qstar_jax.training.preemption import PreemptionFlag
 from qstar_jax.training.progress import Progress
 from qstar_jax.training.reporting import Reporter
+from qstar_jax.training.split_mode import Split
 from qstar_jax.training.trainer import Trainer
+
+# Where the trees come from, by `run_mode`.
+_SOURCES = {"alternate": Alternate, "split": Split, "files": StoredTrees}
 
 
 def is_done(config: ExperimentConfig, run_dir: epath.PathLike) -> bool:
@@ -51,7 +56,7 @@ def train(
 
   with contextlib.ExitStack() as stack:
     # The source first: it refuses a directory that another process runs in.
-    source = stack.enter_context(Alternate(trainer))
+    source = stack.enter_context(_SOURCES[config.run_mode](trainer))
     checkpointer = stack.enter_context(
       checkpoint_lib.Checkpointer(run_dir, config.checkpoint)
     )

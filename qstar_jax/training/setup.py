@@ -4,13 +4,15 @@ import dataclasses
 import itertools
 from collections.abc import Callable
 
+import jax
 import numpy as np
 from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
 from qstar_jax import checkpoint as checkpoint_lib
-from qstar_jax.config import ExperimentConfig, SearchConfig
+from qstar_jax.config import ExperimentConfig, MeshConfig, SearchConfig
+from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.domains import make_domain, splits
 from qstar_jax.model.transformer import init_model
 from qstar_jax.records import Domain
@@ -73,6 +75,25 @@ class Setup:
       actor_id: who draws.
     """
     return np.random.default_rng([self.config.seed, stream, index, actor_id])
+
+
+def make_meshes(config: MeshConfig) -> tuple[Mesh, Mesh]:
+  """The learner's mesh, and self-play's: another one if it has devices.
+
+  Raises:
+    UserError: the axes do not fit the devices.
+  """
+  num_devices = config.actor_devices
+  if num_devices == 0:
+    mesh = make_mesh(config)
+    return mesh, mesh
+  devices = jax.devices()
+  return (
+    make_mesh(config, devices[num_devices:]),
+    make_mesh(
+      dataclasses.replace(config, data=-1, fsdp=1), devices[:num_devices]
+    ),
+  )
 
 
 def begin(

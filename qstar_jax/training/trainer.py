@@ -12,7 +12,6 @@ from flax import nnx
 from qstar_jax import checkpoint as checkpoint_lib
 from qstar_jax import configuration
 from qstar_jax.config import ExperimentConfig
-from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.errors import UserError
 from qstar_jax.evaluation import step_evaluation
 from qstar_jax.learner import phase, priorities
@@ -35,7 +34,8 @@ class Trainer:
   """Learns, evaluates and says who plays.
 
   Attributes:
-    setup: of the run.
+    setup: of the run, on the learner's mesh.
+    actor_setup: the same on self-play's, which may be another.
     config: likewise.
     replay_dir: store of the run's trees.
     train_steps: see `train_step.make_train_steps`.
@@ -63,8 +63,9 @@ class Trainer:
     self.reporter = reporter
     self.flag = flag
     self.replay_dir = run_dir / "replay"
-    mesh = make_mesh(config.mesh)
+    mesh, actor_mesh = setup_lib.make_meshes(config.mesh)
     self.setup, params = setup_lib.begin(config, run_dir, mesh, flag.check)
+    self.actor_setup = dataclasses.replace(self.setup, mesh=actor_mesh)
     total_steps = (
       config.warm_start.steps
       + config.num_iterations * config.learner.steps_per_iteration
@@ -190,7 +191,11 @@ class Trainer:
     self.progress = Progress(**meta["progress"])
     source.load_state_dict(meta)
     trees = inputs.trees_dir(self.config) or self.replay_dir
-    self.window.load_state_dict(meta["window"], ReplayReader(trees))
+    # Actors of other machines come and go; a store of one's own does not.
+    is_shared = self.config.run_mode == "files"
+    self.window.load_state_dict(
+      meta["window"], ReplayReader(trees, skip_damaged=is_shared)
+    )
     if saved := meta.get("gate"):
       # The player's params are in a checkpoint of their own.
       self._go_back_to(saved["step"], checkpointer)
