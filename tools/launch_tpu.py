@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
   add("--topology", required=True, help="of the slice, e.g. v5e:4x4")
   add("--run-dir", required=True, help="of the run, in a bucket: gs://...")
   add("--image", required=True, help="container image with qstar_jax")
-  add("--mode", default="alternate", choices=plan.MODES)
+  add("--mode", choices=plan.MODES, help="default: the config's run_mode")
   add("--actors", type=int, help="jobs that play, in mode files; default: 1")
   add("--actor-topology", help="of each, likewise; default: --topology")
   add("--evaluator-topology", help="likewise; default: --topology")
@@ -67,6 +67,8 @@ def make_plan(argv: Sequence[str]) -> tuple[argparse.Namespace, Plan]:
     UserError: a flag, the config, or what they are to each other is wrong.
   """
   args, overrides = _parser().parse_known_args(argv)
+  if args.mode is not None:
+    overrides += ["--run-mode", args.mode]
   config = configuration.load(
     args.config, overrides, prog="launch_tpu.py CONFIG"
   )
@@ -89,7 +91,7 @@ def make_plan(argv: Sequence[str]) -> tuple[argparse.Namespace, Plan]:
     overrides,
     name=args.name,
     run_dir=run_dir,
-    layout=_layout(args),
+    layout=_layout(args, config.run_mode),
   )
   return args, Plan(
     jobs=jobs,
@@ -105,16 +107,16 @@ def make_plan(argv: Sequence[str]) -> tuple[argparse.Namespace, Plan]:
   )
 
 
-def _layout(args: argparse.Namespace) -> Layout:
+def _layout(args: argparse.Namespace, mode: str) -> Layout:
   of_files = {
     "--actors": args.actors,
     "--actor-topology": args.actor_topology,
     "--evaluator-topology": args.evaluator_topology,
   }
   given = [flag for flag, value in of_files.items() if value is not None]
-  if given and args.mode != "files":
+  if given and mode != "files":
     raise UserError(
-      f"{given[0]} is given and --mode is {args.mode}: it is for mode files "
+      f"{given[0]} is given and the mode is {mode}: it is for mode files "
       "alone, which has jobs that play; leave it out or set --mode files"
     )
   num_actors = 1 if args.actors is None else args.actors
@@ -123,7 +125,6 @@ def _layout(args: argparse.Namespace) -> Layout:
       f"--actors is {num_actors}: must be 1 or more, or nobody plays; use 1"
     )
   return Layout(
-    mode=args.mode,
     slice=parse_slice(args.topology),
     actor_slice=parse_slice(args.actor_topology or args.topology),
     evaluator_slice=parse_slice(args.evaluator_topology or args.topology),

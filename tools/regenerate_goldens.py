@@ -78,6 +78,8 @@ def launches() -> Iterator[tuple[str, list[str]]]:
       ]
       if mode == "files":
         flags += ["--actors=2", "--evaluator-topology=v5e:2x4"]
+      if mode == "split":
+        flags += ["--mesh.actor-devices=8", "--mesh.fsdp=8"]
       yield f"launch_{target}_{mode}.txt", flags
 
 

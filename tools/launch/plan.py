@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import re
+import typing
 from collections.abc import Mapping, Sequence
 
 from qstar_jax import configuration, validation
@@ -14,9 +15,7 @@ from tools.launch.slices import Slice
 DONE, BAD_INPUT, PREEMPTED = 0, 2, 75
 # From SIGTERM to SIGKILL, where the target can be told: enough to save.
 GRACE_SECONDS = 300
-# What says of `qstar train` that it runs in this mode.
-_TRAIN_FLAGS = {"alternate": (), "split": ("--run-mode", "split")}
-MODES = (*_TRAIN_FLAGS, "files")
+MODES = typing.get_args(typing.get_type_hints(ExperimentConfig)["run_mode"])
 # Cluster tools add suffixes of their own to a name that becomes a host's,
 # which has 63 characters at most. XPK asks for fewer than 40.
 _MAX_NAME = 39
@@ -85,14 +84,12 @@ class Layout:
   """Which jobs, and on what.
 
   Attributes:
-    mode: one of MODES.
     slice: of the job that learns.
     actor_slice: of each actor, in mode `files`.
     evaluator_slice: of the evaluator, in mode `files`.
     num_actors: in mode `files`.
   """
 
-  mode: str
   slice: Slice
   actor_slice: Slice
   evaluator_slice: Slice
@@ -139,12 +136,11 @@ def make_jobs(
     UserError: the config does not fit the chips of a job.
   """
   described = (config_arg, "--run-dir", run_dir)
-  if layout.mode != "files":
-    _check_fit(config, layout.slice, "train")
-    flags = (*_TRAIN_FLAGS[layout.mode], *overrides)
-    return (Job(name, ("qstar", "train", *described, *flags), layout.slice),)
-  _check_fit(config, layout.slice, "learner")
-  learner = ("qstar", "learner", *described, *overrides)
+  command = "learner" if config.run_mode == "files" else "train"
+  _check_fit(config, layout.slice, command)
+  learner = ("qstar", command, *described, *overrides)
+  if config.run_mode != "files":
+    return (Job(name, learner, layout.slice),)
   jobs = [Job(f"{name}-learner", learner, layout.slice)]
   flags = _player_flags(config, layout.actor_slice, "actor")
   for actor_id in map(str, range(layout.num_actors)):

@@ -41,20 +41,33 @@ def test_golden(name, flags):
   )
 
 
-@pytest.mark.parametrize("mode", ["alternate", "files"])
-def test_commands_are_such_as_the_config_takes(mode):
-  jobs = _plan(
-    *("--target=gke", f"--mode={mode}", "--learner.learning-rate", "1e-3"),
-    *(() if mode != "files" else ("--actor-topology=v5e:2x2",)),
-  ).jobs
+@pytest.mark.parametrize(
+  "flags",
+  [
+    ["--mode=alternate"],
+    ["--mode=split", "--mesh.actor-devices=8", "--mesh.fsdp=8"],
+    ["--mode=files", "--actor-topology=v5e:2x2"],
+  ],
+)
+def test_commands_are_such_as_the_config_takes(flags):
+  jobs = _plan("--target=gke", *flags, "--learner.learning-rate", "1e-3").jobs
   for job in jobs:
     _, command, config, *rest = job.command
     if command != "evaluate":
-      flags = rest[rest.index("gs://bucket/run") + 1 :]
-      flags = flags[2:] if command == "actor" else flags
-      loaded = configuration.load(config, flags)
+      first = rest.index("--actor-id") + 2 if command == "actor" else 2
+      loaded = configuration.load(config, rest[first:])
       assert loaded.learner.learning_rate == 1e-3
+      assert f"--mode={loaded.run_mode}" == flags[0]
       validation.validate_for_devices(loaded, job.slice.num_chips)
+
+
+def test_the_config_has_the_mode(tmp_path):
+  path = tmp_path / "mine.yaml"
+  path.write_text("run_mode: files\nmesh: {data: -1}\n")
+  _, made = launch_tpu.make_plan([str(path), *FLAGS[1:], "--target=gke"])
+  assert [job.command[1] for job in made.jobs] == [
+    *("learner", "actor", "evaluate")
+  ]
 
 
 def test_jobs_of_the_files_mode():
@@ -62,7 +75,11 @@ def test_jobs_of_the_files_mode():
   assert [job.command[1] for job in jobs] == [
     *("learner", "actor", "actor", "actor", "evaluate")
   ]
-  ids = [job.command[-1] for job in jobs if job.command[1] == "actor"]
+  ids = [
+    job.command[job.command.index("--actor-id") + 1]
+    for job in jobs
+    if job.command[1] == "actor"
+  ]
   assert ids == ["0", "1", "2"]
   assert len({job.name for job in jobs}) == len(jobs)
 
@@ -126,7 +143,7 @@ def test_a_batch_that_does_not_fit_the_chips():
   ("flags", "message"),
   [
     (["--run-dir=runs/here"], "--run-dir is 'runs/here': must be in a bucket"),
-    (["--actors=2"], "--actors is given and --mode is alternate"),
+    (["--actors=2"], "--actors is given and the mode is alternate"),
     (["--mode=files", "--actors=0"], "--actors is 0: must be 1 or more"),
     (["--max-restarts=-1"], "--max-restarts is -1: must be 0 or more"),
     (["--env=A"], "--env is 'A': must be NAME=VALUE"),
