@@ -350,6 +350,15 @@ def latest_meta(run_dir: epath.PathLike) -> dict[str, Any] | None:
     return _read_meta(manager, step, root / str(step))
 
 
+def finished_steps(run_dir: epath.PathLike) -> list[int]:
+  """Steps of a run's whole checkpoints, ascending; none if there is no run."""
+  root = epath.Path(run_dir).resolve() / "checkpoints"
+  if not root.exists():
+    return []
+  with _open_for_reading(root) as manager:
+    return sorted(manager.all_steps())
+
+
 def _open_for_reading(root: epath.Path) -> ocp.CheckpointManager:
   if not root.exists():
     raise UserError(

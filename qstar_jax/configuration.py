@@ -360,9 +360,7 @@ def _with_losses(data: Mapping[str, Any]) -> Mapping[str, Any]:
 def claim_run_dir(run_dir: epath.PathLike, config: ExperimentConfig) -> None:
   """Makes the run directory and stores the resolved config in it.
 
-  A directory that holds a run already is continued, by the same config alone;
-  only the mesh may be another one, since it changes where a run computes and
-  not what.
+  A directory that holds a run already is continued, see `check_run_dir`.
 
   Args:
     run_dir: local or in a bucket; made with its parents if missing.
@@ -371,6 +369,25 @@ def claim_run_dir(run_dir: epath.PathLike, config: ExperimentConfig) -> None:
   Raises:
     UserError: the directory holds a run of another config, or cannot be
       written.
+  """
+  check_run_dir(run_dir, config)
+  path = epath.Path(run_dir) / CONFIG_FILE
+  files.make_folder(path.parent)
+  files.publish_text(path, json.dumps(to_json(config), indent=2) + "\n")
+
+
+def check_run_dir(run_dir: epath.PathLike, config: ExperimentConfig) -> None:
+  """Holds a config to that of the run in a directory, if there is one.
+
+  Only the mesh may be another one, since it changes where a run computes and
+  not what.
+
+  Args:
+    run_dir: local or in a bucket.
+    config: validated.
+
+  Raises:
+    UserError: the directory holds a run of another config.
   """
   path = epath.Path(run_dir) / CONFIG_FILE
   if path.exists():
@@ -395,8 +412,6 @@ def claim_run_dir(run_dir: epath.PathLike, config: ExperimentConfig) -> None:
         f"{run_dir}: holds a run of another config ({'; '.join(changes)}); "
         f"use another run directory, or go on with {path}"
       )
-  files.make_folder(path.parent)
-  files.publish_text(path, json.dumps(to_json(config), indent=2) + "\n")
 
 
 def _flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -131,10 +131,11 @@ def learner_part(config: ExperimentConfig) -> Part:
 
   with tempfile.TemporaryDirectory() as directory:
     trainer = Trainer(config, epath.Path(directory), None, PreemptionFlag())
-  mesh = trainer.mesh
+  setup = trainer.setup
+  mesh = setup.mesh
   batch = hindsight.make_batch(
-    trainer.problems,
-    trainer.vocabulary,
+    setup.problems,
+    setup.vocabulary,
     np.random.default_rng(0),
     config=config.warm_start,
     text=config.text,
@@ -145,7 +146,7 @@ def learner_part(config: ExperimentConfig) -> Part:
   share = jax.tree.map(lambda x: x[None, : len(x) // mesh.shape["data"]], batch)
   one = Mesh(mesh.devices.reshape(-1)[:1].reshape(1, 1, 1), mesh.axis_names)
   steps = train_step.make_train_steps(
-    trainer.graphdef,
+    setup.graphdef,
     train_step.make_optimizer(config.learner, total_steps=1),
     config.learner,
     one,

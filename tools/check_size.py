@@ -12,7 +12,7 @@ MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 60
 # A loop that is told in one piece, from the checks to the last save.
 MAX_STORY_LINES = 180
-STORIES = {"qstar_jax/training/alternate.py": "train"}
+STORIES = {"qstar_jax/training/loop.py": "train"}
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FOLDERS = ("qstar_jax", "tests", "tools")

@@ -59,7 +59,7 @@ def run(
 ) -> Iterator[Row]:
   """Trains from nothing; yields accuracies by difficulty at every point."""
   # These load JAX, which has to be set up first.
-  from qstar_jax.replay import ReplayWriter
+  from qstar_jax.training.alternate import Alternate
   from qstar_jax.training.preemption import catch_signals
   from qstar_jax.training.reporting import Reporter
   from qstar_jax.training.trainer import Trainer
@@ -70,12 +70,11 @@ def run(
     progress = trainer.progress
     while progress.warm_steps < config.warm_start.steps:
       trainer.warm_start()
-    with ReplayWriter(
-      trainer.replay_dir, shard_trees=config.replay.shard_trees
-    ) as writer:
+    with Alternate(trainer) as source:
       for point in range(points + 1):
         while progress.num_tokens < tokens * point / points:
-          trainer.play(writer)
+          source.publish(trainer.played, trainer.played_step)
+          source.bring(progress, int(trainer.state.step))
           trainer.learn()
           progress.iteration += 1
         yield {
@@ -92,11 +91,11 @@ def accuracies(trainer) -> dict[str, float]:
   from qstar_jax.evaluation.evaluate import evaluate
 
   config = trainer.config
-  problems = trainer.held_out.evaluation[: config.evaluation.num_problems]
+  problems = trainer.setup.held_out.evaluation[: config.evaluation.num_problems]
   evaluation = evaluate(
     trainer.examiner.players[config.search.searcher],
     trainer.played,
-    trainer.domain,
+    trainer.setup.domain,
     problems,
     seed=config.seed,
     on_progress=lambda done: trainer.flag.check(),

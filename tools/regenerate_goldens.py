@@ -3,13 +3,16 @@
 usage: python tools/regenerate_goldens.py
 """
 
+import contextlib
+import io
 import json
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
-SEARCH_TREE = (
-  pathlib.Path(__file__).parents[1] / "tests/search/golden_tree.json"
-)
+_TESTS = pathlib.Path(__file__).parents[1] / "tests"
+SEARCH_TREE = _TESTS / "search/golden_tree.json"
+LAUNCHES = _TESTS / "tools/goldens"
 
 
 def search_tree() -> dict[str, Any]:
@@ -60,5 +63,39 @@ def write(golden: dict[str, Any]) -> str:
   return f'{{"committed": {committed}, "nodes": [\n  {nodes}\n]}}\n'
 
 
+def launches() -> Iterator[tuple[str, list[str]]]:
+  """Name of a golden file and flags of tools/launch_tpu.py: targets x modes."""
+  from tools import launch_tpu
+  from tools.launch import plan
+
+  for target in launch_tpu.TARGETS:
+    for mode in plan.MODES:
+      flags = [
+        *("qwen3_0p6b_v5e16", f"--target={target}", "--topology=v5e:4x4"),
+        *("--run-dir=gs://bucket/runs/first", f"--mode={mode}", "--spot"),
+        *("--image=us-docker.pkg.dev/project/images/qstar:1", "--dry-run"),
+        *("--project=project", "--zone=us-west4-a", "--cluster=cluster"),
+      ]
+      if mode == "files":
+        flags += ["--actors=2", "--evaluator-topology=v5e:2x4"]
+      if mode == "split":
+        flags += ["--mesh.actor-devices=8", "--mesh.fsdp=8"]
+      yield f"launch_{target}_{mode}.txt", flags
+
+
+def render_launch(flags: list[str]) -> str:
+  """What tools/launch_tpu.py prints."""
+  from tools import launch_tpu
+
+  printed = io.StringIO()
+  with contextlib.redirect_stdout(printed):
+    assert launch_tpu.main(flags) == 0
+  return printed.getvalue()
+
+
 if __name__ == "__main__":
   SEARCH_TREE.write_text(write(search_tree()), encoding="utf-8")
+  LAUNCHES.mkdir(exist_ok=True)
+  for file_name, launch_flags in launches():
+    text = render_launch(launch_flags)
+    (LAUNCHES / file_name).write_text(text, encoding="utf-8")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from qstar_jax import configuration
-from qstar_jax.cli import runtime
+from qstar_jax.cli import runtime, stopping
+from qstar_jax.training.preemption import PreemptionFlag
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -63,7 +64,9 @@ def _against_labels(opened: Any, args: argparse.Namespace) -> Any:
   return found
 
 
-def _against_play(opened: Any, args: argparse.Namespace) -> Any:
+def _against_play(
+  opened: Any, args: argparse.Namespace, flag: PreemptionFlag
+) -> Any:
   """The calibration by play, with a bar on a terminal."""
   from rich.console import Console
   from rich.progress import Progress
@@ -76,6 +79,11 @@ def _against_play(opened: Any, args: argparse.Namespace) -> Any:
     console=console, disable=not console.is_terminal, transient=True
   ) as progress:
     bar = progress.add_task("playing")
+
+    def on_progress(name, done, total):
+      flag.check()
+      progress.update(bar, description=name, completed=done, total=total)
+
     return calibration_job.against_play(
       opened,
       problems,
@@ -83,9 +91,7 @@ def _against_play(opened: Any, args: argparse.Namespace) -> Any:
       num_states=args.num_states,
       num_plays=args.num_plays,
       seed=args.seed,
-      on_progress=lambda name, done, total: progress.update(
-        bar, description=name, completed=done, total=total
-      ),
+      on_progress=on_progress,
     )
 
 
@@ -109,14 +115,17 @@ def main(argv: Sequence[str]) -> int:
   if out:
     files.make_folder(out)  # What cannot be written is not worth playing for.
   opened = open_checkpoint(args.run, config, domain=args.domain)
-  if args.labels:
-    found = _against_labels(opened, args)
-  else:
-    found = _against_play(opened, args)
-  if out:
-    calibration_results.write(out, found)
-  if args.json:
-    print(json.dumps(found.summary))
-  else:
-    Console().print(calibration_results.table(found))
-  return 0
+
+  def work(flag):
+    if args.labels:
+      found = _against_labels(opened, args)
+    else:
+      found = _against_play(opened, args, flag)
+    if out:
+      calibration_results.write(out, found)
+    if args.json:
+      print(json.dumps(found.summary))
+    else:
+      Console().print(calibration_results.table(found))
+
+  return stopping.until_stopped(work, "nothing is kept.")

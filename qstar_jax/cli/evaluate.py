@@ -2,10 +2,20 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 
+from etils import epath
+
 from qstar_jax import configuration
-from qstar_jax.cli import runtime
+from qstar_jax.cli import runtime, stopping
+from qstar_jax.errors import UserError
+from qstar_jax.training.preemption import PreemptionFlag
+from qstar_jax.training.waiting import Waiter
+
+# Arguments that results depend on.
+_WHAT = {"domain", "problems", "rows", "searcher", "budget", "num_seeds"}
+_WHAT |= {"terminal_value", "seed"}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -44,6 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     help="outcome: the search may ask the verifier",
   )
   parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument(
+    "--follow",
+    action="store_true",
+    help="evaluate every checkpoint of a run once, as they come, until the run "
+    "is done; --out is RUN/evaluation then",
+  )
   parser.add_argument("--json", action="store_true", help="one JSON object")
   return parser
 
@@ -51,6 +67,20 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
   """Runs the command; returns its exit code."""
   args, overrides = _parser().parse_known_args(argv)
+  kept = f"what is in {args.out} is whole" if args.out else "nothing is kept"
+  if args.follow:
+    args.out = args.out or f"{args.run}/evaluation"
+    kept = f"what is in {args.out} is whole. The same command goes on from it."
+  return stopping.until_stopped(lambda flag: _run(args, overrides, flag), kept)
+
+
+def _run(
+  args: argparse.Namespace, overrides: list[str], flag: PreemptionFlag
+) -> None:
+  """Evaluates one checkpoint, or follows a run."""
+  # The runtime is told of the config, and a run that is waited for has none.
+  if args.follow:
+    _wait_for_config(args.run, flag)
   config = configuration.load_run(
     args.run, overrides, prog="qstar evaluate RUN"
   )
@@ -60,19 +90,61 @@ def main(argv: Sequence[str]) -> int:
   from qstar_jax.evaluation import job
   from qstar_jax.evaluation.opened import open_checkpoint
 
-  opened = open_checkpoint(args.run, config, domain=args.domain)
-  rows = job.run(
-    opened,
-    problems=job.select_problems(opened, args.problems, args.rows),
-    searchers=args.searcher or opened.config.search.searcher,
-    budgets=args.budget,
-    terminal_value=args.terminal_value,
-    seed=args.seed,
-    num_seeds=args.num_seeds,
-    out=args.out,
+  def open_step(path):
+    return open_checkpoint(path, config, domain=args.domain)
+
+  def evaluate(opened, out):
+    return job.run(
+      opened,
+      problems=job.select_problems(opened, args.problems, args.rows),
+      searchers=args.searcher or opened.config.search.searcher,
+      budgets=args.budget,
+      terminal_value=args.terminal_value,
+      seed=args.seed,
+      num_seeds=args.num_seeds,
+      out=out,
+      check_stop=flag.check,
+    )
+
+  if not args.follow:
+    _show(evaluate(open_step(args.run), args.out), args.json)
+    return
+
+  from qstar_jax.training import follow
+
+  told = {name: value for name, value in vars(args).items() if name in _WHAT}
+  follow.follow(
+    epath.Path(args.run),
+    epath.Path(args.out),
+    flag,
+    options={**told, "overrides": overrides},
+    open_step=open_step,
+    evaluate=evaluate,
+    show=lambda step, rows: _show(rows, args.json, step),
   )
-  if args.json:
-    print(json.dumps(rows[0] if len(rows) == 1 else {"results": rows}))
+
+
+def _wait_for_config(run: str, flag: PreemptionFlag) -> None:
+  """Until a run is there to be followed."""
+  path = epath.Path(run)
+  if path.parent.name == "checkpoints":
+    raise UserError(
+      f"--follow {run}: follows a run, and this is one checkpoint; give the "
+      "run's directory"
+    )
+  path /= configuration.CONFIG_FILE
+  Waiter(run, flag).until(lambda: path.exists() or None, f"a run in {run}")
+
+
+def _show(rows: list, is_json: bool, step: int | None = None) -> None:
+  """Prints what came of one checkpoint; `step` if it is one of many."""
+  from qstar_jax.evaluation import job
+
+  if is_json:
+    found = rows[0] if len(rows) == 1 else {"results": rows}
+    print(json.dumps(found if step is None else {"step": step, **found}))
   else:
+    if step is not None:
+      print(f"step {step}")
     job.show(rows)
-  return 0
+  sys.stdout.flush()

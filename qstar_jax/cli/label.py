@@ -1,7 +1,6 @@
 """`qstar label`: writes a dataset of lines with labelled steps."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from qstar_jax import configuration
-from qstar_jax.cli import runtime
+from qstar_jax.cli import runtime, stopping
 from qstar_jax.errors import UserError
 
 # What makes two jobs different ones.
@@ -103,7 +102,7 @@ def main(argv: Sequence[str]) -> int:
   runtime.start_runtime(config)
 
   # These load JAX, which has to be set up first.
-  from qstar_jax.training import labelling, preemption
+  from qstar_jax.training import labelling
 
   request = labelling.Request(
     run_dir,
@@ -117,22 +116,18 @@ def main(argv: Sequence[str]) -> int:
     of=args.of,
   )
   out = epath.Path(args.out)
-  with preemption.catch_signals() as flag:
-    try:
-      told = {name: getattr(args, name) for name in _JOB}
-      work = labelling.prepare(request, config, out, told)
-      was_left = _label(args, work, out, flag)
-    except preemption.Preempted as signal:
-      print(
-        f"{signal}: stopped; what is stored in {out} is whole. The same "
-        "command goes on from there.",
-        file=sys.stderr,
-      )
-      return os.EX_TEMPFAIL  # 75: preempted and saved
-  if not was_left:
-    print(f"{out}: process {args.process} had nothing left to do")
-  print(_summary(out, work))
-  return 0
+
+  def run(flag):
+    told = {name: getattr(args, name) for name in _JOB}
+    work = labelling.prepare(request, config, out, told)
+    if not _label(args, work, out, flag):
+      print(f"{out}: process {args.process} had nothing left to do")
+    print(_summary(out, work))
+
+  return stopping.until_stopped(
+    run,
+    f"what is stored in {out} is whole. The same command goes on from there.",
+  )
 
 
 def _label(

@@ -17,6 +17,8 @@ from qstar_jax.errors import UserError
 # code. It is imported when called: help and typing errors load no JAX.
 COMMANDS = {
   "train": "run the loop of self-play and learning that a config describes",
+  "actor": "play for a learner in another process, as one of many",
+  "learner": "learn from what actors in other processes play",
   "evaluate": "measure a checkpoint with a search on problems",
   "calibrate": "measure what a checkpoint's step scores are worth",
   "solve": "search for the solution of one problem and show its steps",

@@ -111,10 +111,16 @@ class SelfPlayConfig:
       nothing, and learns from `data` alone.
     batch_size: trees of a table; where the search asks the judge there are two
       tables.
+    max_lead: iterations' worth of trees that actors may be ahead of the
+      learner, where they play while it learns (`run_mode` split or files).
+    publish_every_iterations: of the learner, after which actors get its params
+      in `run_mode` split. With files they get them with every checkpoint.
   """
 
   problems_per_iteration: int = 256
   batch_size: int = 64
+  max_lead: int = 1
+  publish_every_iterations: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,12 +218,16 @@ class MeshConfig:
     fsdp: parameters are split over it.
     model: heads and hidden units are split over it.
     cpu_devices: virtual devices to make when the platform is CPU.
+    actor_devices: of all devices, those that self-play has for itself in
+      `run_mode` split, over `data` and `model`; the axes above are the
+      learner's, which has the others. 0 in the other modes.
   """
 
   data: int = -1
   fsdp: int = 1
   model: int = 1
   cpu_devices: int = 1
+  actor_devices: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,6 +237,9 @@ class ExperimentConfig:
   Attributes:
     name: of the run; default run directory is runs/<name>.
     seed: of every random number in the run.
+    run_mode: self-play and learning take turns (`alternate`), go on at once on
+      devices of their own (`split`), or are jobs that share a directory
+      (`files`, which `qstar actor` and `qstar learner` set).
     num_iterations: of self-play and learning. What depends on time left, as the
       learning rate does, is planned for so many, also where a bound below ends
       the run before.
@@ -237,6 +250,7 @@ class ExperimentConfig:
 
   name: str = "run"
   seed: int = 0
+  run_mode: Literal["alternate", "split", "files"] = "alternate"
   num_iterations: int = 10
   max_minutes: float = 0.0
   max_tokens: int = 0

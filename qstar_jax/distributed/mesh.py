@@ -1,6 +1,7 @@
 """The device mesh."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -37,7 +38,12 @@ def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
   return tuple(sizes)
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-  """The mesh over all devices, for automatic partitioning."""
-  shape = mesh_shape(config, jax.device_count())
-  return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+def make_mesh(
+  config: MeshConfig, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+  """The mesh over devices, all by default, for automatic partitioning."""
+  devices = jax.devices() if devices is None else devices
+  shape = mesh_shape(config, len(devices))
+  return jax.make_mesh(
+    shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
+  )

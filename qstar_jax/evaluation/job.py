@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from etils import epath
@@ -121,7 +121,8 @@ def run(
   terminal_value: str,
   seed: int,
   num_seeds: int,
-  out: str | None,
+  out: epath.PathLike | None,
+  check_stop: Callable[[], None] = lambda: None,
 ) -> list[dict[str, Any]]:
   """Plays the problems; progress goes to stderr, results to `out` if given.
 
@@ -137,6 +138,7 @@ def run(
     seed: of the play.
     num_seeds: plays of each problem.
     out: directory, if any.
+    check_stop: called after every play; may raise to stop.
 
   Returns:
     A JSON-able summary for each searcher and budget, see `sweep`.
@@ -159,6 +161,7 @@ def run(
     bar = progress.add_task("searching")
 
     def on_progress(name, done, total):
+      check_stop()
       progress.update(bar, description=name, completed=done, total=total)
 
     def on_row(row, plays):

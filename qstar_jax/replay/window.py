@@ -96,6 +96,16 @@ class ReplayWindow:
     self._drop_oldest()
     return num_added
 
+  @property
+  def next_sequence(self) -> dict[int, int]:
+    """For each actor, the first sequence that has not come yet."""
+    return dict(self._next_sequence)
+
+  def newest(self, num_trees: int) -> list[TreeRecord]:
+    """The trees that came last; fewer if fewer can be sampled."""
+    live = self._live()
+    return [entry.record for entry in live[max(0, len(live) - num_trees) :]]
+
   def expire(self, params_version: int) -> None:
     """Drops the trees that are more than `max_staleness` versions old.
 
@@ -208,7 +218,7 @@ class ReplayWindow:
       reader: of the store that the trees are in.
 
     Raises:
-      UserError: the store lacks a tree of the window, or its shard is damaged
+      UserError: the store lacks a tree of the window, or its shard is damaged,
         and the reader does not skip those.
     """
     self._rng.bit_generator.state = state["rng"]
@@ -269,15 +279,19 @@ class ReplayWindow:
 def _indices(
   reader: ReplayReader, keys: Iterable[tuple[int, int]]
 ) -> list[int]:
-  try:
-    return [reader.index(*key) for key in keys]
-  except KeyError as error:
-    actor_id, sequence = error.args[0]
-    raise UserError(
-      f"The replay store lacks tree {sequence} of actor {actor_id}, which the "
-      "checkpoint's window holds: restore the store that belongs to the "
-      "checkpoint, or start a new run directory."
-    ) from None
+  """Where trees stand; those that are gone are left out if the reader may."""
+  indices = []
+  for actor_id, sequence in keys:
+    try:
+      indices.append(reader.index(actor_id, sequence))
+    except KeyError:
+      if not reader.skip_damaged:
+        raise UserError(
+          f"The replay store lacks tree {sequence} of actor {actor_id}, which "
+          "the checkpoint's window holds: restore the store that belongs to "
+          "the checkpoint, or start a new run directory."
+        ) from None
+  return indices
 
 
 def _mean(values: list[int]) -> float:

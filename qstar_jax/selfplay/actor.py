@@ -46,10 +46,11 @@ def play_iteration(
   config: ExperimentConfig,
   params_version: int,
   first_sequence: int,
+  num_plays: int,
   actor_id: int = 0,
   check_stop: Callable[[], None] = lambda: None,
 ) -> Iterator[RecordedPlay]:
-  """Plays `self_play.problems_per_iteration` problems.
+  """Plays an iteration's problems.
 
   A share of them, `replay.reanalyse_share`, are those of stored trees, searched
   again by a player that has learned since (MuZero Reanalyse, Schrittwieser et
@@ -69,13 +70,13 @@ def play_iteration(
     params_version: of `params`.
     first_sequence: number of the first tree; tree i is played with a seed made
       of the experiment's seed and its number, so a play can be repeated.
+    num_plays: problems, >= 1.
     actor_id: who plays.
     check_stop: called before each play; may raise to stop.
 
   Yields:
     The plays, numbered on from `first_sequence`.
   """
-  num_plays = config.self_play.problems_per_iteration
   num_stored = int(config.replay.reanalyse_share * num_plays)
   num_repeated = int(config.curriculum.replay_share * num_plays)
   stored = _parse(window.draw_prompts(num_stored, rng), problems)

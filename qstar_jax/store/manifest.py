@@ -127,6 +127,8 @@ def read(folder: epath.Path, codec: Codec) -> Manifest | None:
           )
         return None
     return _parse(path, codec, path.read_bytes())
+  except FileNotFoundError:
+    return None  # The folder was taken away meanwhile.
   except OSError as error:
     raise UserError(
       f"{path} cannot be read ({error.strerror or error}): make it readable."

@@ -57,6 +57,7 @@ class StoreReader(Generic[Record]):
   it is opened. Writers may go on meanwhile: what they list is whole.
 
   Attributes:
+    skip_damaged: iteration goes past what is damaged or gone.
     damaged: what is wrong with each shard found damaged so far, by path, and
       with each corrupt record, by path and row.
     num_damaged: those records, and the records in those shards.
@@ -84,7 +85,7 @@ class StoreReader(Generic[Record]):
     """
     self._directory = epath.Path(directory)
     self._codec = codec
-    self._skip_damaged = skip_damaged
+    self.skip_damaged = skip_damaged
     self._at = cursors
     self._listed: dict[str, manifest_lib.Manifest] = {}
     self._segments: list[_Segment] = []
@@ -192,7 +193,7 @@ class StoreReader(Generic[Record]):
       try:
         record = self[index]
       except (DamagedShardError, CorruptRecordError):
-        if not self._skip_damaged:
+        if not self.skip_damaged:
           raise
       else:
         yield record

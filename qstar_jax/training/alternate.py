@@ -1,118 +1,94 @@
-"""The loop on one mesh: play, learn, evaluate, save, and again.
+"""The mode `alternate`: one process, one mesh, play and learning take turns.
 
 Everything random is a function of the seed and of counters, and everything
-else is in the checkpoint: killed at any instant and run again, it ends with the
-same parameters, bit for bit, as if it had not been.
+else is in the checkpoint: killed at any instant and run again, such a run ends
+with the same parameters, bit for bit, as if it had not been.
 """
 
-import contextlib
-import time
+from typing import Any
 
-from etils import epath
+from flax import nnx
 
-from qstar_jax import checkpoint as checkpoint_lib
-from qstar_jax.config import ExperimentConfig
 from qstar_jax.replay import EMPTY_CURSOR, ReplayWriter
-from qstar_jax.training.preemption import PreemptionFlag
 from qstar_jax.training.progress import Progress
-from qstar_jax.training.reporting import Reporter
+from qstar_jax.training.self_play import SelfPlay
 from qstar_jax.training.trainer import Trainer
 
 
-def is_done(config: ExperimentConfig, run_dir: epath.PathLike) -> bool:
-  """Whether the run in a directory came to its end.
+class Alternate:
+  """Plays an iteration's trees itself; see `TreeSource`.
 
-  Raises:
-    UserError: its newest checkpoint cannot be read.
+  Attributes:
+    self_play: None in a run that plays nothing.
   """
-  meta = checkpoint_lib.latest_meta(run_dir)
-  return meta is not None and Progress(**meta["progress"]).is_done(config)
 
+  def __init__(self, trainer: Trainer):
+    """Opens the store.
 
-def train(
-  config: ExperimentConfig,
-  run_dir: epath.PathLike,
-  reporter: Reporter,
-  flag: PreemptionFlag,
-) -> None:
-  """Runs the loop from where the run directory stands to the end.
-
-  Args:
-    config: validated, also for the devices.
-    run_dir: holds everything the run writes; may be that of a cut run of the
-      same config, see `configuration.claim_run_dir`.
-    reporter: shows and stores metrics.
-    flag: asks to stop.
-
-  Raises:
-    Preempted: the flag was set; the newest checkpoint is complete.
-    UserError: config, data or disk are at fault.
-  """
-  run_dir = epath.Path(run_dir)
-  trainer = Trainer(config, run_dir, reporter, flag)
-
-  with contextlib.ExitStack() as stack:
-    # The writer first: it refuses a directory that another process runs in.
-    writer = stack.enter_context(
-      ReplayWriter(trainer.replay_dir, shard_trees=config.replay.shard_trees)
+    Raises:
+      UserError: another process runs in the run directory.
+    """
+    self._writer = ReplayWriter(
+      trainer.replay_dir, shard_trees=trainer.config.replay.shard_trees
     )
-    checkpointer = stack.enter_context(
-      checkpoint_lib.Checkpointer(run_dir, config.checkpoint)
-    )
-
-    def save() -> float:
-      start = time.monotonic()
-      checkpointer.save(trainer.state, trainer.meta(writer), trainer.earlier)
-      return time.monotonic() - start
-
-    def is_due(every_iterations: int) -> bool:
-      is_last = progress.is_done(config)
-      return is_last or progress.iteration % every_iterations == 0
-
-    # Start, or go on from the newest checkpoint.
-    if checkpointer.latest_step() is not None:
-      trainer.restore(checkpointer, writer)
-      reporter.truncate(int(trainer.state.step))
-    else:
-      writer.truncate(EMPTY_CURSOR)
-      reporter.truncate(-1)
-      trainer.read_data()
-      trainer.evaluate("random")
-      save()
-    progress = trainer.progress
-
-    # Warm start, in stretches that are saved one by one.
-    while progress.warm_steps < config.warm_start.steps:
-      trainer.warm_start()
-      if progress.warm_steps == config.warm_start.steps:
-        trainer.evaluate("warm_start")
-      save()
-
-    # Self-play, if there is any, and learning take turns.
-    trainer.open_gate()
-    seconds_save = 0.0
-    while not progress.is_done(config):
-      metrics = trainer.play(writer) if trainer.plays else {}
-      metrics |= trainer.learn()
-      trainer.finish_iteration()
-      is_accepted = False
-      if config.gate.every_iterations and is_due(config.gate.every_iterations):
-        is_accepted, of_gate = trainer.try_candidate(checkpointer)
-        metrics |= of_gate
-      if is_due(config.evaluation.every_iterations):
-        metrics["seconds_evaluate"] = trainer.evaluate(
-          "self_play" if trainer.plays else "offline"
-        )
-      # Logged before it is saved: a cut in between repeats both, loses neither.
-      reporter.log(
-        {
-          "kind": "iteration",
-          "iteration": progress.iteration,
-          "step": int(trainer.state.step),
-          **metrics,
-          "seconds_save": seconds_save,
-        }
+    self.self_play: SelfPlay | None = None
+    if trainer.plays:
+      self.self_play = SelfPlay(
+        trainer.actor_setup,
+        trainer.state.played,
+        trainer.window,
+        trainer.reporter,
+        trainer.flag,
       )
-      if is_accepted or is_due(config.checkpoint.every_iterations):
-        seconds_save = save()
-    checkpointer.wait()
+    self._num_plays = trainer.config.self_play.problems_per_iteration
+    self._params: nnx.State | None = None
+    self._params_version = 0
+
+  def __enter__(self) -> "Alternate":
+    return self
+
+  def __exit__(self, *error) -> None:
+    # What is not in a checkpoint is played again.
+    self._writer.close()
+
+  @property
+  def earlier(self) -> nnx.State | None:
+    """See `TreeSource`."""
+    proposer = self.self_play and self.self_play.proposer
+    return proposer and proposer.earlier
+
+  def publish(self, params: nnx.State, step: int) -> None:
+    """See `TreeSource`."""
+    self._params, self._params_version = params, step
+
+  def bring(self, progress: Progress, step: int) -> dict[str, Any]:
+    """See `TreeSource`. The window is self-play's own."""
+    played = self.self_play.play(
+      self._params,
+      params_version=self._params_version,
+      step=step,
+      index=progress.iteration,
+      first_sequence=progress.num_trees,
+      num_plays=self._num_plays,
+    )
+    for record in played.records:
+      self._writer.append(record)
+    self._writer.flush()
+    return progress.count(len(played.records), played.tokens) | played.metrics
+
+  def state_dict(self) -> dict[str, Any]:
+    """See `TreeSource`."""
+    state = {"replay": dict(self._writer.cursor)}
+    if self.self_play is not None:
+      state["curriculum"] = self.self_play.curriculum.state_dict()
+    return state
+
+  def load_state_dict(self, meta: dict[str, Any]) -> None:
+    """See `TreeSource`."""
+    self._writer.truncate(meta["replay"])
+    if self.self_play is not None:
+      self.self_play.curriculum.load_state_dict(meta["curriculum"])
+
+  def start_anew(self) -> None:
+    """See `TreeSource`."""
+    self._writer.truncate(EMPTY_CURSOR)

@@ -18,8 +18,17 @@ class PreemptionFlag:
 
   def _handle(self, number, frame) -> None:
     del frame
-    self._signal = number
+    self.set(number)
     self._restore()
+
+  def set(self, number: int = signal.SIGTERM) -> None:
+    """Asks to stop, as a signal of that number does."""
+    self._signal = number
+
+  @property
+  def is_set(self) -> bool:
+    """Whether `check` raises."""
+    return self._signal is not None
 
   def _restore(self) -> None:
     for number, handler in self._old.items():

@@ -25,6 +25,12 @@ class Progress:
   num_labelled_lines: int = 0
   is_over: bool = False
 
+  def count(self, num_trees: int, num_tokens: int) -> dict[str, int]:
+    """Counts new trees, and what their play took; returns what to log."""
+    self.num_trees += num_trees
+    self.num_tokens += num_tokens
+    return {"trees": self.num_trees, "tokens": self.num_tokens}
+
   def is_done(self, config: ExperimentConfig) -> bool:
     """Whether nothing that the config asks for is left to do."""
     return self.warm_steps >= config.warm_start.steps and (

@@ -1,49 +1,52 @@
-"""The parts of a run, and the phases that the loop strings together."""
+"""The learner's side of a run: its state, and the phases of the loop."""
 
 import dataclasses
 import functools
-import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 from etils import epath
 from flax import nnx
 
 from qstar_jax import checkpoint as checkpoint_lib
 from qstar_jax import configuration
 from qstar_jax.config import ExperimentConfig
-from qstar_jax.distributed.mesh import make_mesh
-from qstar_jax.domains import make_domain, splits
 from qstar_jax.errors import UserError
 from qstar_jax.evaluation import step_evaluation
 from qstar_jax.learner import phase, priorities
 from qstar_jax.learner import train_step as train_step_lib
-from qstar_jax.model.transformer import init_model
 from qstar_jax.records import TrainBatch
-from qstar_jax.replay import ReplayReader, ReplayWindow, ReplayWriter
+from qstar_jax.replay import ReplayReader, ReplayWindow
 from qstar_jax.search import searchers
-from qstar_jax.selfplay import actor
-from qstar_jax.selfplay.curriculum import Curriculum
 from qstar_jax.selfplay.player import Player
-from qstar_jax.selfplay.proposer import Proposer
 from qstar_jax.training import hindsight, inputs, lessons
-from qstar_jax.training.drift_alarm import DriftAlarm
+from qstar_jax.training import setup as setup_lib
 from qstar_jax.training.examiner import Examiner
-from qstar_jax.training.labelled_data import open_labels
 from qstar_jax.training.preemption import PreemptionFlag
 from qstar_jax.training.progress import Progress
 from qstar_jax.training.promotion import Promotion
 from qstar_jax.training.reporting import Reporter
-
-# Streams of random numbers that must not share any; others are `inputs`'s.
-_WARM_START, _PROBLEMS, _LINES, _DRIFT, _PROPOSALS = range(1, 6)
-_GATE = 7
+from qstar_jax.training.tree_source import TreeSource
 
 
 class Trainer:
-  """The parts of a run, and the phases that the loop strings together."""
+  """Learns, evaluates and says who plays.
+
+  Attributes:
+    setup: of the run, on the learner's mesh.
+    actor_setup: the same on self-play's, which may be another.
+    config: likewise.
+    replay_dir: store of the run's trees.
+    train_steps: see `train_step.make_train_steps`.
+    state: of the learner.
+    window: trees that it samples.
+    progress: how far the run has come.
+    promotion: the player behind the gate; None before the gate is open.
+    examiner: evaluates.
+    reporter: hears of everything.
+    flag: may stop everything.
+  """
 
   def __init__(
     self,
@@ -60,69 +63,41 @@ class Trainer:
     self.reporter = reporter
     self.flag = flag
     self.replay_dir = run_dir / "replay"
-    self.mesh = make_mesh(config.mesh)
-    self.domain = make_domain(config.domain.name, config.domain.options)
-    self.held_out = splits.held_out_by(config, self.domain)
-    self.problems = splits.TrainingProblems.without(
-      self.domain, itertools.chain(*self.held_out)
-    )
-    self.labelled = None
-    if config.data.labels:
-      self.labelled = open_labels(config, run_dir, self.problems, flag.check)
-    self.vocabulary = inputs.make_vocabulary(
-      config, self.problems, self.labelled
-    )
-    self.graphdef, params = init_model(
-      config.model, self.vocabulary.size, config.seed
-    )
+    mesh, actor_mesh = setup_lib.make_meshes(config.mesh)
+    self.setup, params = setup_lib.begin(config, run_dir, mesh, flag.check)
+    self.actor_setup = dataclasses.replace(self.setup, mesh=actor_mesh)
     total_steps = (
       config.warm_start.steps
       + config.num_iterations * config.learner.steps_per_iteration
     )
     optimizer = train_step_lib.make_optimizer(config.learner, total_steps)
     self.train_steps = train_step_lib.make_train_steps(
-      self.graphdef,
+      self.setup.graphdef,
       optimizer,
       config.learner,
-      self.mesh,
+      mesh,
       reference_step=config.warm_start.steps,
     )
     self.state = train_step_lib.init_state(
-      params, optimizer, config.learner, self.mesh
+      params, optimizer, config.learner, mesh
     )
-    self.drift_alarm = DriftAlarm(self.graphdef, config, self.mesh, reporter)
     self.progress = Progress()
     self.window = ReplayWindow(
       config.replay,
       seed=config.seed,
       priority_fn=priorities.make_priority_fn(config),
     )
-    self.curriculum = Curriculum(
-      config.curriculum,
-      config.domain.min_difficulty,
-      config.domain.max_difficulty,
-    )
     self.promotion: Promotion | None = None
-    self._make_players()
+    self.examiner = self._examiner()
 
-  def _make_players(self) -> None:
-    """Those that the config has use for."""
+  def _examiner(self) -> Examiner:
+    """Plays with the searchers that the config has use for."""
     config = self.config
-    self.actor = self.proposer = None
-    if self.plays:
-      self.actor = self._player(config.search, config.self_play.batch_size)
-    if self.plays and config.curriculum.proposer_problems > 0:
-      sampler = self._player(
-        searchers.for_evaluation(config.search, "sample"),
-        config.self_play.batch_size,
-      )
-      played = self.state.played
-      self.proposer = Proposer(sampler, played, config.curriculum)
-    self.examiner = Examiner(
+    return Examiner(
       config,
-      self.domain,
+      self.setup.domain,
       {
-        searcher: self._player(
+        searcher: self.setup.player(
           searchers.for_evaluation(config.search, searcher),
           config.evaluation.batch_size,
         )
@@ -130,7 +105,7 @@ class Trainer:
         if self.plays or config.evaluation.num_problems > 0
       },
       self._climber(),
-      self.held_out.evaluation,
+      self.setup.held_out.evaluation,
       self._step_judge(),
       self.reporter,
       self.flag,
@@ -146,17 +121,18 @@ class Trainer:
       max(config.evaluation.ladder_budgets),
       config.text,
     )
-    return self._player(search, config.evaluation.batch_size)
+    return self.setup.player(search, config.evaluation.batch_size)
 
   def _step_judge(self) -> Callable[[nnx.State], dict[str, Any]] | None:
     """Judges a PRM by the labels that are held out, if there are any."""
-    if self.labelled is None or not self.labelled.held_out:
+    labelled = self.setup.labelled
+    if labelled is None or not labelled.held_out:
       return None
     return functools.partial(
       step_evaluation.prm_figures,
-      self.graphdef,
-      vocabulary=self.vocabulary,
-      lines=self.labelled.held_out,
+      self.setup.graphdef,
+      vocabulary=self.setup.vocabulary,
+      lines=labelled.held_out,
       text=self.config.text,
       batch_size=self.config.evaluation.batch_size,
       seed=self.config.seed,
@@ -186,56 +162,40 @@ class Trainer:
     """Gradient step of `played`."""
     return self.promotion.step if self.promotion else int(self.state.step)
 
-  def _player(self, search, num_trees: int) -> Player:
-    return Player(
-      self.graphdef,
-      self.domain,
-      self.vocabulary,
-      model=self.config.model,
-      text=self.config.text,
-      search=search,
-      num_trees=num_trees,
-      mesh=self.mesh,
-    )
-
-  def _rng(self, stream: int, index: int) -> np.random.Generator:
-    return np.random.default_rng([self.config.seed, stream, index])
-
-  @property
-  def earlier(self) -> nnx.State | None:
-    """Params of the proposer's earlier player, if there is a proposer."""
-    return self.proposer and self.proposer.earlier
-
-  def meta(self, writer: ReplayWriter) -> dict[str, Any]:
+  def meta(self, source: TreeSource) -> dict[str, Any]:
     """What a checkpoint holds beside arrays."""
+    labelled = self.setup.labelled
+    vocabulary = self.setup.vocabulary
     return {
       "config": configuration.to_json(self.config),
-      "vocabulary": checkpoint_lib.vocabulary_to_json(self.vocabulary),
+      "vocabulary": checkpoint_lib.vocabulary_to_json(vocabulary),
       "progress": dataclasses.asdict(self.progress),
-      "replay": dict(writer.cursor),
       "window": self.window.state_dict(),
-      "curriculum": self.curriculum.state_dict(),
-      "labels": self.labelled and self.labelled.cursors,
+      "labels": labelled and labelled.cursors,
       "gate": self.promotion and self.promotion.state_dict(),
+      **source.state_dict(),
     }
 
   def restore(
-    self, checkpointer: checkpoint_lib.Checkpointer, writer: ReplayWriter
+    self, checkpointer: checkpoint_lib.Checkpointer, source: TreeSource
   ) -> None:
-    """Goes back to the newest checkpoint, and the replay store with it."""
-    self.state, meta = checkpointer.restore(self.state, self.earlier)
+    """Goes back to the newest checkpoint, and the source with it."""
+    self.state, meta = checkpointer.restore(self.state, source.earlier)
     saved = checkpoint_lib.vocabulary_from_json(meta["vocabulary"])
-    if saved.fingerprint != self.vocabulary.fingerprint:
+    if saved.fingerprint != self.setup.vocabulary.fingerprint:
       raise UserError(
         "the checkpoint's vocabulary is not the one that this program trains "
         "from the same config; go on with the version of qstar_jax that made "
         "it, or start a new run directory"
       )
     self.progress = Progress(**meta["progress"])
-    writer.truncate(meta["replay"])
+    source.load_state_dict(meta)
     trees = inputs.trees_dir(self.config) or self.replay_dir
-    self.window.load_state_dict(meta["window"], ReplayReader(trees))
-    self.curriculum.load_state_dict(meta["curriculum"])
+    # Actors of other machines come and go; a store of one's own does not.
+    is_shared = self.config.run_mode == "files"
+    self.window.load_state_dict(
+      meta["window"], ReplayReader(trees, skip_damaged=is_shared)
+    )
     if saved := meta.get("gate"):
       # The player's params are in a checkpoint of their own.
       self._go_back_to(saved["step"], checkpointer)
@@ -247,10 +207,12 @@ class Trainer:
     """Fills the window from stored trees, and tells what data there is."""
     found: dict[str, float] = {}
     if self.config.data.trees:
-      trees = inputs.read_trees(self.config, self.problems, self.flag.check)
+      trees = inputs.read_trees(
+        self.config, self.setup.problems, self.flag.check
+      )
       found |= {"trees": sum(map(self.window.add, trees))}
-    if self.labelled is not None:
-      found |= self.labelled.counts
+    if self.setup.labelled is not None:
+      found |= self.setup.labelled.counts
       if message := found.pop("message", ""):
         self.reporter.log({"kind": "warning", "step": 0, "message": message})
     if found:
@@ -266,9 +228,9 @@ class Trainer:
     )
     batches = (
       hindsight.make_batch(
-        self.problems,
-        self.vocabulary,
-        self._rng(_WARM_START, step),
+        self.setup.problems,
+        self.setup.vocabulary,
+        self.setup.rng(setup_lib.WARM_START, step),
         config=config.warm_start,
         text=config.text,
         difficulties=inputs.difficulties(config),
@@ -290,71 +252,6 @@ class Trainer:
       }
     )
 
-  def play(self, writer: ReplayWriter) -> dict[str, float]:
-    """Plays an iteration's trees into the store and the window."""
-    config, progress = self.config, self.progress
-    start = time.monotonic()
-    proposed = self._propose()
-    results = []
-    played = actor.play_iteration(
-      self.actor,
-      self.played,
-      self.problems,
-      self.curriculum,
-      self.window,
-      self.vocabulary,
-      self._rng(_PROBLEMS, progress.iteration),
-      config=config,
-      params_version=self.played_step,
-      first_sequence=progress.num_trees,
-      check_stop=self.flag.check,
-    )
-    for play in played:
-      writer.append(play.record)
-      self.window.add(play.record)
-      results.append(play)
-      self.reporter.progress(
-        "self_play", len(results), config.self_play.problems_per_iteration
-      )
-    writer.flush()
-    actor.update_curriculum(self.curriculum, results, config.curriculum)
-    tokens = sum(play.result.tokens for play in results)
-    tokens += proposed.get("proposer_tokens", 0)
-    progress.num_trees += len(results)
-    progress.num_tokens += tokens
-    seconds = time.monotonic() - start
-    drift = self.drift_alarm.measure(
-      self.played,
-      [play.record for play in results],
-      self.window,
-      self._rng(_DRIFT, progress.iteration),
-      step=int(self.state.step),
-    )
-    return {
-      **actor.summarise(results),
-      **proposed,
-      "table_problems": len(self.curriculum.table),
-      "trees": progress.num_trees,
-      "tokens": progress.num_tokens,
-      "tokens_per_second": tokens / seconds,
-      "seconds_play": seconds,
-      **drift,
-    }
-
-  def _propose(self) -> dict[str, float]:
-    """Lets the proposer look for problems, if it is time for it."""
-    iteration = self.progress.iteration
-    period = self.config.curriculum.proposer_every_iterations
-    if self.proposer is None or iteration % period:
-      return {}
-    return self.proposer.propose(
-      self.played,
-      self.problems,
-      self.curriculum,
-      self._rng(_PROPOSALS, iteration),
-      self.flag.check,
-    )
-
   def _run_steps(
     self, batches: Iterator[TrainBatch], name: str, first: int, total: int
   ) -> dict[str, float]:
@@ -368,7 +265,7 @@ class Trainer:
       self.train_steps,
       self.state,
       batches,
-      self.mesh,
+      self.setup.mesh,
       steps_per_call=self.config.learner.steps_per_call,
       on_call=on_call,
     )
@@ -383,10 +280,10 @@ class Trainer:
     batches, drawn = lessons.make_batches(
       self.config,
       self.window,
-      self.labelled,
+      self.setup.labelled,
       self.progress.num_labelled_lines,
-      self.vocabulary,
-      self._rng(_LINES, self.progress.iteration),
+      self.setup.vocabulary,
+      self.setup.rng(setup_lib.LINES, self.progress.iteration),
     )
     self.progress.num_labelled_lines = drawn.get("labelled_lines", 0)
     metrics = self._run_steps(
@@ -422,8 +319,8 @@ class Trainer:
       self.promotion = Promotion(
         config.gate,
         self.examiner.players[config.search.searcher],
-        self.domain,
-        self.held_out.gate,
+        self.setup.domain,
+        self.setup.held_out.gate,
         self.state.played,
         int(self.state.step),
       )
@@ -446,7 +343,7 @@ class Trainer:
     result = self.promotion.try_candidate(
       self.state.played,
       step,
-      self._rng(_GATE, self.progress.iteration),
+      self.setup.rng(setup_lib.GATE, self.progress.iteration),
       on_progress,
     )
     self.reporter.log(

@@ -93,6 +93,8 @@ BOUNDS: Mapping[str, Bound] = {
   "search.maxvisit_init": _COUNT_OR_NONE,
   "self_play.problems_per_iteration": _COUNT_OR_NONE,
   "self_play.batch_size": _COUNT,
+  "self_play.max_lead": _COUNT,
+  "self_play.publish_every_iterations": _COUNT,
   "curriculum.uniform_share": _SHARE,
   "curriculum.decay": _SHARE,
   "curriculum.random_play_share": _SHARE,
@@ -176,4 +178,5 @@ BOUNDS: Mapping[str, Bound] = {
   "mesh.fsdp": _AXIS,
   "mesh.model": _AXIS,
   "mesh.cpu_devices": _COUNT,
+  "mesh.actor_devices": _COUNT_OR_NONE,
 }

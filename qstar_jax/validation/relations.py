@@ -230,6 +230,63 @@ RELATIONS = (
     lambda c: "leave it out",
   ),
   Relation(
+    ("run_mode", "self_play.problems_per_iteration"),
+    lambda c: (
+      c.run_mode == "alternate" or c.self_play.problems_per_iteration > 0
+    ),
+    "alternate where self_play.problems_per_iteration is 0: nobody plays",
+    lambda c: "leave it out",
+  ),
+  Relation(
+    ("mesh.actor_devices", "run_mode"),
+    lambda c: (c.mesh.actor_devices > 0) == (c.run_mode == "split"),
+    "1 or more where run_mode is split, and 0 where it is not: run_mode is "
+    "{c.run_mode}",
+    lambda c: (
+      "use 1 or more, about half of the devices to begin with"
+      if c.run_mode == "split"
+      else "leave it out, or set run_mode to split"
+    ),
+  ),
+  Relation(
+    ("self_play.publish_every_iterations", "run_mode"),
+    lambda c: (
+      c.self_play.publish_every_iterations == 1 or c.run_mode == "split"
+    ),
+    "1 unless run_mode is split: it is {c.run_mode}, and files publishes every "
+    "checkpoint",
+    lambda c: "leave it out, or set checkpoint.every_iterations",
+  ),
+  Relation(
+    ("self_play.max_lead", "checkpoint.every_iterations", "run_mode"),
+    lambda c: (
+      c.run_mode != "files"
+      or c.self_play.max_lead >= c.checkpoint.every_iterations
+    ),
+    "at least checkpoint.every_iterations = {c.checkpoint.every_iterations} "
+    "where run_mode is files: actors hear of the learner by its checkpoints, "
+    "and would wait for the next one while it waits for their trees",
+    lambda c: f"use {c.checkpoint.every_iterations} or more",
+  ),
+  Relation(
+    (
+      "replay.max_staleness",
+      "run_mode",
+      "self_play.max_lead",
+      "self_play.publish_every_iterations",
+      "learner.steps_per_iteration",
+    ),
+    lambda c: (
+      c.run_mode != "split"
+      or c.replay.max_staleness == 0
+      or c.replay.max_staleness >= split_staleness(c)
+    ),
+    "0, or at least learner.steps_per_iteration * (self_play.max_lead + "
+    "self_play.publish_every_iterations - 1), the age of the oldest trees that "
+    "come where run_mode is split",
+    lambda c: f"use {split_staleness(c)} or more",
+  ),
+  Relation(
     ("labels.judge.right", "labels.judge.wrong"),
     lambda c: c.labels.judge.right != c.labels.judge.wrong,
     "another text than labels.judge.wrong",
@@ -243,6 +300,18 @@ RELATIONS = (
     lambda c: "keep one -1",
   ),
 )
+
+
+def split_staleness(config: ExperimentConfig) -> int:
+  """Gradient steps that trees are old at most when they come, without a gate.
+
+  An iteration's trees are begun when the learner has still to learn `max_lead`
+  iterations before them, with params that it had up to
+  `publish_every_iterations` - 1 iterations before.
+  """
+  play = config.self_play
+  iterations = play.max_lead + play.publish_every_iterations - 1
+  return iterations * config.learner.steps_per_iteration
 
 
 def nearest_divisors(whole: int, near: int) -> str:

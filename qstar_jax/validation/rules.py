@@ -4,6 +4,7 @@ Checked before any device work. What depends on the devices is checked by
 `validate_for_devices` once they are known.
 """
 
+import dataclasses
 import operator
 from collections.abc import Container
 
@@ -94,16 +95,28 @@ def validate_for_devices(config: ExperimentConfig, num_devices: int) -> None:
   # Imports JAX, which has to be configured before: see cli.runtime.
   from qstar_jax.distributed.mesh import mesh_shape
 
-  num_data = mesh_shape(config.mesh, num_devices)[0]
-  errors = [
-    f"{path} is {size}: must be divisible by the {num_data} devices of "
-    f"mesh.data; use {nearest_multiples(num_data, size)}"
-    for path in (
-      "self_play.batch_size",
-      "learner.batch_size",
-      "evaluation.batch_size",
+  num_actor = config.mesh.actor_devices
+  if num_actor >= num_devices:
+    raise UserError(
+      f"mesh.actor_devices is {num_actor}: must be below {num_devices}, the "
+      "devices that there are, since the learner needs some; use "
+      f"{max(1, num_devices // 2)}, or make more devices"
     )
-    if (size := operator.attrgetter(path)(config)) % num_data
+  num_data = mesh_shape(config.mesh, num_devices - num_actor)[0]
+  num_actor_data = num_data
+  if num_actor:
+    of_actors = dataclasses.replace(config.mesh, data=-1, fsdp=1)
+    num_actor_data = mesh_shape(of_actors, num_actor)[0]
+  num_shards = {
+    "self_play.batch_size": num_actor_data,
+    "learner.batch_size": num_data,
+    "evaluation.batch_size": num_data,
+  }
+  errors = [
+    f"{path} is {size}: must be divisible by the {num} devices of "
+    f"mesh.data; use {nearest_multiples(num, size)}"
+    for path, num in num_shards.items()
+    if (size := operator.attrgetter(path)(config)) % num
   ]
   if errors:
     raise UserError("\n".join(errors))

@@ -106,14 +106,14 @@ def trainer(tmp_path_factory):
 def try_candidate(trainer):
   """Tries params against those of the trainer, by greedy play."""
   rng = np.random.default_rng(0)
-  pool = [trainer.problems.sample(rng, 1) for _ in range(64)]
+  pool = [trainer.setup.problems.sample(rng, 1) for _ in range(64)]
 
   def run(candidate, incumbent=None, **config):
     return gate.try_candidate(
       trainer.examiner.players["greedy"],
       candidate,
       trainer.state.played if incumbent is None else incumbent,
-      trainer.domain,
+      trainer.setup.domain,
       pool,
       np.random.default_rng(1),
       GateConfig(num_problems=64, **config),

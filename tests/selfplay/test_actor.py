@@ -55,6 +55,7 @@ def play(
     config=config,
     params_version=5,
     first_sequence=first_sequence,
+    num_plays=NUM_PROBLEMS,
     actor_id=2,
     check_stop=check_stop,
   )

@@ -8,8 +8,10 @@ usage: python command_server.py, with a JSON object per line on standard input:
     `at`, from 1, on files below `folder` it sends itself `signal`. 0 seconds is
     at once, before the operation.
   max_file_bytes: null, or how large a file may grow: a full disk.
+  is_awaited: if not, the answer is the process's id at once.
 
-Answers with the exit code per line, negative if a signal ended the process.
+or `pid`, of a process that was not waited for. Answers with the exit code per
+line, negative if a signal ended the process.
 """
 
 import importlib
@@ -81,18 +83,21 @@ def run(job):
 
 
 def serve():
-  for name in ("evaluate", "solve", "train"):
+  for name in ("actor", "evaluate", "learner", "solve", "train"):
     importlib.import_module(f"qstar_jax.cli.{name}")
   for name in ("job", "opened", "terminal_tree", "tree_export"):
     importlib.import_module(f"qstar_jax.evaluation.{name}")
-  for name in ("alternate", "closing", "reporting"):
+  for name in ("actor_job", "closing", "follow", "loop", "reporting"):
     importlib.import_module(f"qstar_jax.training.{name}")
   for line in sys.stdin:
-    pid = os.fork()
+    job = json.loads(line)
+    pid = job["pid"] if "pid" in job else os.fork()
     if not pid:
-      os._exit(run(json.loads(line)))
-    _, status = os.waitpid(pid, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
+      os._exit(run(job))
+    if job.get("is_awaited", True):
+      _, status = os.waitpid(pid, 0)
+      pid = os.waitstatus_to_exitcode(status)
+    print(pid, flush=True)
 
 
 if __name__ == "__main__":

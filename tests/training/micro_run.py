@@ -73,6 +73,32 @@ class Finished:
   err: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Started:
+  """A command that runs beside others.
+
+  Attributes:
+    qstar: that started it.
+    pid: of its process.
+    output: path of what it writes, without `.out` or `.err`.
+  """
+
+  qstar: "Qstar"
+  pid: int
+  output: str
+
+  def err(self) -> str:
+    """What it has written to standard error by now."""
+    path = pathlib.Path(self.output + ".err")
+    return path.read_text() if path.exists() else ""
+
+  def signal(self, number) -> None:
+    os.kill(self.pid, number)
+
+  def wait(self) -> Finished:
+    return self.qstar.wait(self)
+
+
 class Qstar:
   """Runs `qstar` commands on one device, each in a process of its own."""
 
@@ -96,14 +122,34 @@ class Qstar:
       "fault": fault,
       "max_file_bytes": max_file_bytes,
     }
+    return self._finished(self._ask(job), output)
+
+  def start(self, *argv, fault=None) -> "Started":
+    """Starts a command that runs beside others."""
+    output = next(self._outputs)
+    job = {
+      "argv": list(map(str, argv)),
+      "output": output,
+      "fault": fault,
+      "max_file_bytes": None,
+      "is_awaited": False,
+    }
+    return Started(self, self._ask(job), output)
+
+  def wait(self, started: "Started") -> Finished:
+    """Waits for the end of a command that was started."""
+    return self._finished(self._ask({"pid": started.pid}), started.output)
+
+  def _ask(self, job) -> int:
     self._server.stdin.write(json.dumps(job) + "\n")
     self._server.stdin.flush()
-    code = int(self._server.stdout.readline())
-    return Finished(
-      code,
-      pathlib.Path(output + ".out").read_text(),
-      pathlib.Path(output + ".err").read_text(),
+    return int(self._server.stdout.readline())
+
+  def _finished(self, code, output) -> Finished:
+    texts = (
+      pathlib.Path(output + suffix).read_text() for suffix in (".out", ".err")
     )
+    return Finished(code, *texts)
 
   def close(self):
     self._server.stdin.close()

@@ -1,6 +1,7 @@
 """The alarm is silent when the params are those that played, and only then."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -9,8 +10,8 @@ from etils import epath
 
 from qstar_jax.errors import UserError
 from qstar_jax.learner.drift import DriftMeter
-from qstar_jax.replay import ReplayWriter
 from qstar_jax.selfplay import actor
+from qstar_jax.training.alternate import Alternate
 from qstar_jax.training.drift_alarm import DriftAlarm
 from qstar_jax.training.preemption import PreemptionFlag
 from qstar_jax.training.trainer import Trainer
@@ -41,22 +42,29 @@ def trainer(micro_config, tmp_path_factory):
 def play(trainer):
   """Plays an iteration, with the params given or those that should play."""
 
-  def play_with(monkeypatch, params=None, **learner):
-    def stale_iteration(player, fresh, *args, **kwargs):
-      used = fresh if params is None else params
-      return play_iteration(player, used, *args, **kwargs)
+  with Alternate(trainer) as source:
+    yield functools.partial(_play_with, trainer, source)
 
-    play_iteration = actor.play_iteration
-    monkeypatch.setattr(actor, "play_iteration", stale_iteration)
-    learner = dataclasses.replace(trainer.config.learner, **learner)
-    config = dataclasses.replace(trainer.config, learner=learner)
-    alarm = DriftAlarm(trainer.graphdef, config, trainer.mesh, trainer.reporter)
-    monkeypatch.setattr(trainer, "drift_alarm", alarm)
-    trainer.reporter.records.clear()
-    with ReplayWriter(trainer.replay_dir, shard_trees=64) as writer:
-      return trainer.play(writer)
 
-  return play_with
+def _play_with(trainer, source, monkeypatch, params=None, **learner):
+  def stale_iteration(player, fresh, *args, **kwargs):
+    used = fresh if params is None else params
+    return play_iteration(player, used, *args, **kwargs)
+
+  play_iteration = actor.play_iteration
+  monkeypatch.setattr(actor, "play_iteration", stale_iteration)
+  learner = dataclasses.replace(trainer.config.learner, **learner)
+  config = dataclasses.replace(trainer.config, learner=learner)
+  alarm = _alarm(trainer, config)
+  monkeypatch.setattr(source.self_play, "drift_alarm", alarm)
+  trainer.reporter.records.clear()
+  source.publish(trainer.played, trainer.played_step)
+  return source.bring(trainer.progress, trainer.played_step)
+
+
+def _alarm(trainer, config):
+  setup = trainer.setup
+  return DriftAlarm(setup.graphdef, config, setup.mesh, trainer.reporter)
 
 
 def test_silent_for_a_fresh_actor(play, trainer, monkeypatch):
@@ -90,9 +98,7 @@ def test_stops_where_it_is_to(play, trainer, monkeypatch):
 
 
 def test_what_is_no_number_is_an_alarm(trainer, micro_config, monkeypatch):
-  alarm = DriftAlarm(
-    trainer.graphdef, micro_config, trainer.mesh, trainer.reporter
-  )
+  alarm = _alarm(trainer, micro_config)
   drift = {"logprob_drift": float("nan")}
   monkeypatch.setattr(DriftMeter, "measure", lambda *_: drift)
   trainer.reporter.records.clear()

@@ -6,7 +6,7 @@ import pytest
 from etils import epath
 
 from qstar_jax import checkpoint
-from qstar_jax.training import alternate
+from qstar_jax.training import loop
 from qstar_jax.training.displays import RunStatus
 from qstar_jax.training.preemption import PreemptionFlag
 from tests.training.recorder import Recorder
@@ -34,7 +34,7 @@ def test_the_last_iteration_is_evaluated_and_saved(
   run_dir = epath.Path(tmp_path)
   config = dataclasses.replace(micro_config, **limits)
   reporter = _Clock()
-  alternate.train(config, run_dir, reporter, PreemptionFlag())
+  loop.train(config, run_dir, reporter, PreemptionFlag())
   kinds = [record["kind"] for record in reporter.records]
   assert kinds.count("iteration") == iterations
   assert reporter.records[-2]["kind"] == "evaluation"
@@ -42,9 +42,9 @@ def test_the_last_iteration_is_evaluated_and_saved(
   assert meta["progress"]["iteration"] == iterations
   assert meta["progress"]["is_over"] == bool(limits)
   # Run again, it is done.
-  assert alternate.is_done(config, run_dir)
+  assert loop.is_done(config, run_dir)
   seen = len(reporter.records)
-  alternate.train(config, run_dir, reporter, PreemptionFlag())
+  loop.train(config, run_dir, reporter, PreemptionFlag())
   assert len(reporter.records) == seen
 
 

@@ -12,7 +12,7 @@ from qstar_jax.config import GateConfig
 from qstar_jax.evaluation import gate
 from qstar_jax.evaluation.gate import Decision, Trial
 from qstar_jax.replay import ReplayReader
-from qstar_jax.training import alternate
+from qstar_jax.training import loop
 from qstar_jax.training.preemption import PreemptionFlag
 from qstar_jax.training.promotion import Promotion
 from tests.training.recorder import Recorder
@@ -89,7 +89,7 @@ def test_its_state_is_restored(decide):
 
 def _train(config, run_dir, flag=None):
   reporter = Recorder()
-  alternate.train(config, run_dir, reporter, flag or PreemptionFlag())
+  loop.train(config, run_dir, reporter, flag or PreemptionFlag())
   return reporter.records
 
 

@@ -8,9 +8,10 @@ import pytest
 from etils import epath
 
 from qstar_jax.records import Outcome, Problem, Verdict
-from qstar_jax.replay import ReplayWriter
+from qstar_jax.replay import ReplayReader
 from qstar_jax.selfplay import actor
 from qstar_jax.selfplay.plays import PlayResult
+from qstar_jax.training.alternate import Alternate
 from qstar_jax.training.preemption import PreemptionFlag
 from qstar_jax.training.trainer import Trainer
 from tests.replay.conftest import random_tree
@@ -39,8 +40,7 @@ PLAYS = [
 
 
 @pytest.fixture
-def trainer(micro_config, tmp_path, monkeypatch):
-  """A trainer whose plays are `PLAYS`, and which counts its proposals."""
+def trainer(micro_config, tmp_path):
   config = dataclasses.replace(
     micro_config,
     curriculum=dataclasses.replace(
@@ -51,59 +51,70 @@ def trainer(micro_config, tmp_path, monkeypatch):
     ),
   )
   reporter = types.SimpleNamespace(progress=lambda *_: None)
-  trainer = Trainer(config, epath.Path(tmp_path), reporter, PreemptionFlag())
-  trainer.proposals = []
+  return Trainer(config, epath.Path(tmp_path), reporter, PreemptionFlag())
+
+
+@pytest.fixture
+def proposals():
+  """A random number of each proposal."""
+  return []
+
+
+@pytest.fixture
+def source(trainer, proposals, monkeypatch):
+  """Whose plays are `PLAYS`, and which notes its proposals."""
 
   def propose(params, problems, curriculum, rng, check_stop):
-    trainer.proposals.append(rng.random())
+    proposals.append(rng.random())
     return {"proposer_tokens": PROPOSER_TOKENS}
 
-  monkeypatch.setattr(trainer.proposer, "propose", propose)
-  monkeypatch.setattr(
-    trainer.drift_alarm, "measure", lambda *_, **__: {"logprob_drift": 0.0}
-  )
   monkeypatch.setattr(actor, "play_iteration", lambda *_, **__: iter(PLAYS))
-  return trainer
+  with Alternate(trainer) as source:
+    self_play = source.self_play
+    monkeypatch.setattr(self_play.proposer, "propose", propose)
+    monkeypatch.setattr(
+      self_play.drift_alarm, "measure", lambda *_, **__: {"logprob_drift": 0.0}
+    )
+    yield source
 
 
-def _play(trainer):
-  with ReplayWriter(trainer.replay_dir, shard_trees=64) as writer:
-    return trainer.play(writer)
-
-
-def test_the_curriculum_learns_from_the_plays(trainer):
-  _play(trainer)
+def test_the_curriculum_learns_from_the_plays(trainer, source):
+  source.bring(trainer.progress, 0)
+  curriculum = source.self_play.curriculum
   # The table from all of them, from what was expected on: 1.45 / 1.9 = 0.76316
   # and 1.225 / 1.9 = 0.64474; difficulties from new problems alone.
-  assert trainer.curriculum.table.weights() == pytest.approx(
+  assert curriculum.table.weights() == pytest.approx(
     {"#0": 0.76316 * 0.23684, "#1": 0.64474 * 0.35526, "#3": 0.25}, abs=1e-5
   )
-  assert trainer.curriculum.solve_rates() == {2: 0.25}
+  assert curriculum.solve_rates() == {2: 0.25}
 
 
-def test_without_a_share_there_is_no_table(trainer, monkeypatch):
+def test_without_a_share_there_is_no_table(trainer, source, monkeypatch):
   curriculum = dataclasses.replace(trainer.config.curriculum, replay_share=0.0)
   config = dataclasses.replace(trainer.config, curriculum=curriculum)
-  monkeypatch.setattr(trainer, "config", config)
-  assert _play(trainer)["table_problems"] == 0
+  setup = dataclasses.replace(trainer.setup, config=config)
+  monkeypatch.setattr(source.self_play, "_setup", setup)
+  assert source.bring(trainer.progress, 0)["table_problems"] == 0
 
 
-def test_tokens_and_rates(trainer):
-  metrics = _play(trainer)
+def test_tokens_and_rates(trainer, source):
+  metrics = source.bring(trainer.progress, 0)
   assert metrics["tokens"] == trainer.progress.num_tokens
   assert metrics["tokens"] == 4 * 7 + PROPOSER_TOKENS
   assert metrics["solve_rate"] == 0.25
   assert metrics["reanalysed_solve_rate"] == 1.0
   assert metrics["table_problems"] == 3
   assert metrics["trees"] == 4
+  # In the store, and in the window that the learner samples.
+  assert len(ReplayReader(trainer.replay_dir)) == 4
+  assert trainer.window.metrics(0)["size"] == 4
 
 
-def test_the_proposer_has_its_period(trainer):
+def test_the_proposer_has_its_period(source, proposals):
   counts = []
   for iteration in range(5):
-    trainer.progress.iteration = iteration
-    trainer._propose()
-    counts.append(len(trainer.proposals))
+    source.self_play._propose({}, iteration)
+    counts.append(len(proposals))
   assert counts == [1, 1, 2, 2, 3]
   # Each with random numbers of its own.
-  assert len(set(trainer.proposals)) == 3
+  assert len(set(proposals)) == 3

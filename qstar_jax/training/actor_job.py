@@ -1,0 +1,204 @@
+"""The mode `files`, an actor's side: one of any number of such processes."""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from etils import epath
+
+from qstar_jax import configuration
+from qstar_jax.checkpoint import Loaded
+from qstar_jax.config import ExperimentConfig
+from qstar_jax.distributed.mesh import make_mesh
+from qstar_jax.replay import ReplayReader, ReplayWindow, ReplayWriter
+from qstar_jax.replay.codec import TREES
+from qstar_jax.store import manifest as manifest_lib
+from qstar_jax.training import setup as setup_lib
+from qstar_jax.training.preemption import PreemptionFlag
+from qstar_jax.training.reporting import Reporter
+from qstar_jax.training.self_play import Round, SelfPlay
+from qstar_jax.training.waiting import Waiter
+from qstar_jax.training.watch import RunWatch, Status
+
+
+class ActorJob:
+  """Plays shards of trees with what the learner has published."""
+
+  def __init__(
+    self,
+    config: ExperimentConfig,
+    run_dir: epath.Path,
+    writer: ReplayWriter,
+    reporter: Reporter,
+    flag: PreemptionFlag,
+    *,
+    actor_id: int,
+  ):
+    """Waits for the first params that are to play.
+
+    Args:
+      config: of the run, validated, also for the devices.
+      run_dir: of the run.
+      writer: of this actor's trees.
+      reporter: hears of every shard.
+      flag: asks to stop.
+      actor_id: who plays, >= 0.
+
+    Raises:
+      Preempted: the flag was set.
+      UserError: the run is one of another config, or cannot be read.
+    """
+    self._config = config
+    self._run_dir = run_dir
+    self._writer = writer
+    self._reporter = reporter
+    self._waiter = Waiter(run_dir, flag)
+    self._watch = RunWatch(run_dir, self._waiter)
+    configuration.check_run_dir(run_dir, config)
+    loaded = self._waiter.until(
+      self._newest, f"params of the learner in {run_dir / 'checkpoints'}"
+    )
+    configuration.check_run_dir(run_dir, config)
+    self._params, self._version = loaded.params, loaded.step
+    progress = writer.progress
+    self._rounds = progress.get("rounds", 0)
+    self._num_tokens = progress.get("num_tokens", 0)
+    window = ReplayWindow(config.replay, seed=config.seed)
+    own = {writer.folder.name: writer.cursor}
+    window.update(
+      ReplayReader(run_dir / "replay", skip_damaged=True, cursors=own)
+    )
+    self._self_play = SelfPlay(
+      setup_lib.of_checkpoint(config, loaded, make_mesh(config.mesh)),
+      loaded.params,
+      window,
+      reporter,
+      flag,
+      actor_id=actor_id,
+    )
+    if "curriculum" in progress:
+      self._self_play.curriculum.load_state_dict(progress["curriculum"])
+
+  def run(self) -> None:
+    """Plays until the learner says that the run is done.
+
+    Raises:
+      Preempted: the flag was set; what is stored is whole.
+      UserError: the run or the disk are at fault.
+    """
+    while not self._wait_for_room().is_done:
+      if (loaded := self._newer()) is not None:
+        self._params, self._version = loaded.params, loaded.step
+      start = time.monotonic()
+      played = self._self_play.play(
+        self._params,
+        params_version=self._version,
+        step=self._version,
+        index=self._rounds,
+        first_sequence=self._writer.next_sequence,
+        num_plays=self._config.replay.shard_trees,
+      )
+      self._store(played)
+      self._reporter.log(
+        {
+          "kind": "self_play",
+          "step": self._version,
+          "round": self._rounds,
+          "trees": self._writer.next_sequence,
+          "tokens": self._num_tokens,
+          **played.metrics,
+          "seconds": time.monotonic() - start,
+        }
+      )
+
+  def _store(self, played: Round) -> None:
+    """Makes a shard of a round, together with what the next round needs."""
+    self._rounds += 1
+    self._num_tokens += played.tokens
+    self._writer.extend(
+      played.records,
+      {
+        "rounds": self._rounds,
+        "num_tokens": self._num_tokens,
+        "curriculum": played.curriculum,
+      },
+    )
+    self._writer.flush()
+
+  def _newest(self) -> Loaded | None:
+    """What is to play, if the learner has come so far."""
+    status = self._watch.status()
+    if status is None or not status.is_warm:
+      return None
+    return self._watch.load(status.player_step)
+
+  def _newer(self) -> Loaded | None:
+    """What is to play in the place of what does, if there is such."""
+    status = self._watch.status()
+    if status.player_step == self._version:
+      return None
+    return self._watch.load(status.player_step)
+
+  def _wait_for_room(self) -> Status:
+    """Until the run is done, or the learner has room for trees."""
+    config = self._config
+    room = config.self_play.max_lead * config.self_play.problems_per_iteration
+
+    def look() -> Status | None:
+      status = self._watch.status()
+      ahead = trees_ahead(self._run_dir / "replay", status.next_sequence)
+      return status if status.is_done or ahead < room else None
+
+    return self._waiter.until(
+      look,
+      f"the learner of {self._run_dir}: {room} trees and more are stored that "
+      "it has not counted, as many as self_play.max_lead allows",
+    )
+
+
+def trees_ahead(replay_dir: epath.Path, counted: Mapping[int, int]) -> int:
+  """Trees in the store that the learner has not counted yet.
+
+  Args:
+    replay_dir: the store.
+    counted: for each actor, the first tree that was not counted.
+  """
+  manifests = manifest_lib.read_all(replay_dir, TREES)
+  return sum(
+    max(0, m.num_records - counted.get(m.stream_id, 0))
+    for m in manifests.values()
+  )
+
+
+def run(
+  config: ExperimentConfig,
+  run_dir: epath.PathLike,
+  actor_id: int,
+  flag: PreemptionFlag,
+  **display: Any,
+) -> None:
+  """Plays as an actor of a run until the run is done.
+
+  Args:
+    config: of the run, validated, also for the devices.
+    run_dir: of the run.
+    actor_id: who plays, >= 0; no two processes are the same actor.
+    flag: asks to stop.
+    **display: of `Reporter`.
+
+  Raises:
+    Preempted: the flag was set; what is stored is whole.
+    UserError: another process is this actor; the run is one of another config;
+      or the disk is at fault.
+  """
+  run_dir = epath.Path(run_dir)
+  # Its lock is what keeps a second process out of the metrics too.
+  writer = ReplayWriter(
+    run_dir / "replay", actor_id, shard_trees=config.replay.shard_trees
+  )
+  try:
+    directory = run_dir / "actors" / writer.folder.name
+    with Reporter(directory, config=config, **display) as reporter:
+      ActorJob(config, run_dir, writer, reporter, flag, actor_id=actor_id).run()
+  finally:
+    writer.close()

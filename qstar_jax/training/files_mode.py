@@ -1,0 +1,122 @@
+"""The mode `files`: actors, a learner and evaluations share a directory.
+
+The learner's side. Actors append shards of trees to RUN/replay; the learner
+reads those of all, counts each tree once by actor and number, and learns an
+iteration when the trees of one more have come. Its checkpoints are what it
+publishes. See docs/design/files_mode.md.
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from qstar_jax.records import TreeRecord
+from qstar_jax.replay import ReplayReader
+from qstar_jax.store import files
+from qstar_jax.training.progress import Progress
+from qstar_jax.training.trainer import Trainer
+from qstar_jax.training.waiting import Waiter
+
+
+class StoredTrees:
+  """Takes the trees that actors store; see `TreeSource`."""
+
+  # Each actor has a proposer of its own.
+  earlier: nnx.State | None = None
+
+  def __init__(self, trainer: Trainer):
+    """Makes the store, which actors may have made already."""
+    files.make_folder(trainer.replay_dir)
+    self._trainer = trainer
+    self._waiter = Waiter(trainer.replay_dir, trainer.flag)
+    self._reader = ReplayReader(trainer.replay_dir, skip_damaged=True)
+    self._num_damaged = 0
+
+  def __enter__(self) -> "StoredTrees":
+    return self
+
+  def __exit__(self, *error) -> None:
+    pass
+
+  def publish(self, params: nnx.State, step: int) -> None:
+    """Does nothing: actors read checkpoints."""
+
+  def bring(self, progress: Progress, step: int) -> dict[str, Any]:
+    """Waits for an iteration's trees; see `TreeSource`."""
+    start = time.monotonic()
+    config, window = self._trainer.config, self._trainer.window
+    per_iteration = config.self_play.problems_per_iteration
+    self._wait((progress.iteration + 1) * per_iteration)
+    seconds_wait = time.monotonic() - start
+    num_read = window.update(self._reader)
+    self._warn_of_damage(step)
+    counted = dict(sorted(window.next_sequence.items()))
+    num_new = sum(counted.values()) - progress.num_trees
+    # What is damaged was played too, and what was taken away was counted.
+    num_tokens = max(progress.num_tokens, self._num_tokens())
+    return {
+      **_summarise(window.newest(num_read)),
+      "new_trees": num_new,
+      "actors": list(counted),
+      "actor_trees": list(counted.values()),
+      **progress.count(num_new, num_tokens - progress.num_tokens),
+      "seconds_wait": seconds_wait,
+      "seconds_read": time.monotonic() - start - seconds_wait,
+    }
+
+  def _wait(self, num_trees: int) -> None:
+    """Until so many trees have come since the start."""
+
+    def look() -> bool | None:
+      self._reader.refresh()
+      stored = self._reader.next_sequence
+      counted = self._trainer.window.next_sequence
+      come = sum(
+        max(stored.get(actor_id, 0), counted.get(actor_id, 0))
+        for actor_id in {*stored, *counted}
+      )
+      self._trainer.reporter.progress(
+        "waiting for trees", min(come, num_trees), num_trees
+      )
+      return True if come >= num_trees else None
+
+    self._waiter.until(
+      look, f"trees of the actors in {self._trainer.replay_dir}"
+    )
+
+  def _warn_of_damage(self, step: int) -> None:
+    """Once for what is found damaged or gone."""
+    num_new = self._reader.num_damaged - self._num_damaged
+    if num_new:
+      self._num_damaged += num_new
+      *_, (where, what) = self._reader.damaged.items()
+      message = f"{num_new} trees cannot be read and are left out: {where}"
+      self._trainer.reporter.log(
+        {"kind": "warning", "step": step, "message": f"{message} ({what})"}
+      )
+
+  def _num_tokens(self) -> int:
+    """Generated and prefilled by all actors up to their last shards."""
+    return sum(
+      cursor["progress"].get("num_tokens", 0)
+      for cursor in self._reader.cursors.values()
+    )
+
+  def state_dict(self) -> dict[str, Any]:
+    """Nothing: what was counted is the window's to know."""
+    return {}
+
+  def load_state_dict(self, meta: dict[str, Any]) -> None:
+    """Nothing to go back to: what actors have stored stays."""
+
+  def start_anew(self) -> None:
+    """Nothing to forget."""
+
+
+def _summarise(records: list[TreeRecord]) -> dict[str, float]:
+  """What the learner can tell of new trees."""
+  if not records:
+    return {}
+  return {"solve_rate": float(np.mean([r.final_score for r in records]))}

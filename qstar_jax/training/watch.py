@@ -1,0 +1,110 @@
+"""A run as another process sees it: by its checkpoints, which it only reads."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from etils import epath
+
+from qstar_jax import checkpoint as checkpoint_lib
+from qstar_jax import configuration
+from qstar_jax.errors import UserError
+from qstar_jax.training.progress import Progress
+from qstar_jax.training.waiting import Waiter
+
+# Looks at a checkpoint that cannot be read. One that is being removed is gone
+# by then; one that is there still is damaged.
+_LOOKS = 10
+
+T = TypeVar("T")
+
+
+class Status(NamedTuple):
+  """What the newest checkpoint says of a run.
+
+  Attributes:
+    step: of the checkpoint.
+    player_step: of the checkpoint whose params play.
+    is_warm: the warm start is over.
+    is_done: so is the run.
+    next_sequence: for each actor, the first tree that was not counted yet.
+  """
+
+  step: int
+  player_step: int
+  is_warm: bool
+  is_done: bool
+  next_sequence: dict[int, int]
+
+
+class RunWatch:
+  """Looks at the checkpoints of a run that goes on.
+
+  A checkpoint that is listed may be gone before it is read: the learner keeps
+  the newest few.
+  """
+
+  def __init__(self, run_dir: epath.PathLike, waiter: Waiter):
+    """Reads nothing yet."""
+    self._run_dir = epath.Path(run_dir)
+    self._waiter = waiter
+    self._status: Status | None = None
+
+  def steps(self) -> list[int]:
+    """Steps of the checkpoints that there are, ascending."""
+    return checkpoint_lib.finished_steps(self._run_dir)
+
+  def status(self) -> Status | None:
+    """Of the newest checkpoint; None as long as there is none.
+
+    Raises:
+      Preempted: the run is asked to stop.
+      UserError: it cannot be read, and is not about to be replaced.
+    """
+    steps = self.steps()
+    known = self._status and self._status.step
+    if steps and steps[-1] != known:
+      meta = self.read(
+        steps[-1], lambda: checkpoint_lib.latest_meta(self._run_dir)
+      )
+      if meta is not None:
+        self._status = _status(meta)
+    return self._status
+
+  def load(self, step: int) -> checkpoint_lib.Loaded | None:
+    """A checkpoint for playing; None if it vanished. Raises as `status`."""
+    path = self._run_dir / "checkpoints" / str(step)
+    return self.read(step, lambda: checkpoint_lib.load(path))
+
+  def read(self, step: int, look: Callable[[], T]) -> T | None:
+    """What `look` reads of a checkpoint; None if it vanished meanwhile.
+
+    Args:
+      step: of the checkpoint.
+      look: raises UserError if it cannot be read.
+
+    Raises:
+      Preempted: the run is asked to stop.
+      UserError: of `look`; the checkpoint is damaged.
+    """
+    for _ in range(_LOOKS):
+      try:
+        return look()
+      except UserError as error:
+        failure = error
+      self._waiter.pause()
+      if step not in self.steps():
+        return None
+    raise failure
+
+
+def _status(meta: dict[str, Any]) -> Status:
+  config = configuration.from_json(meta["config"])
+  progress = Progress(**meta["progress"])
+  gate = meta.get("gate")
+  return Status(
+    step=meta["step"],
+    player_step=gate["step"] if gate else meta["step"],
+    is_warm=progress.warm_steps >= config.warm_start.steps,
+    is_done=progress.is_done(config),
+    next_sequence=dict(meta["window"]["next_sequence"]),
+  )

@@ -1,0 +1,158 @@
+"""The learner's side of the mode `files`: each tree is counted once."""
+
+import dataclasses
+import shutil
+import types
+
+import numpy as np
+import pytest
+from etils import epath
+
+from qstar_jax.config import ExperimentConfig, ReplayConfig, SelfPlayConfig
+from qstar_jax.errors import UserError
+from qstar_jax.replay import ReplayReader, ReplayWindow, ReplayWriter
+from qstar_jax.training import waiting
+from qstar_jax.training.actor_job import trees_ahead
+from qstar_jax.training.files_mode import StoredTrees
+from qstar_jax.training.preemption import Preempted, PreemptionFlag
+from qstar_jax.training.progress import Progress
+from tests.replay.conftest import random_tree
+from tests.training.recorder import Recorder
+
+_CONFIG = ExperimentConfig(
+  run_mode="files",
+  self_play=SelfPlayConfig(problems_per_iteration=8),
+  replay=ReplayConfig(window_trees=100, shard_trees=4),
+)
+
+
+@pytest.fixture
+def trainer(tmp_path, monkeypatch):
+  """What the mode needs of one."""
+  monkeypatch.setattr(waiting, "_LOCAL", 0.001)
+  return types.SimpleNamespace(
+    config=_CONFIG,
+    replay_dir=epath.Path(tmp_path) / "replay",
+    window=ReplayWindow(_CONFIG.replay, seed=0),
+    reporter=Recorder(),
+    flag=PreemptionFlag(),
+  )
+
+
+@pytest.fixture
+def store(trainer):
+  """Has an actor store so many trees, and say so many tokens in all."""
+
+  def store_trees(actor_id, num_trees, num_tokens=0):
+    with ReplayWriter(trainer.replay_dir, actor_id, shard_trees=4) as writer:
+      first = writer.next_sequence
+      trees = [
+        random_tree(first + i, actor_id=actor_id) for i in range(num_trees)
+      ]
+      writer.extend(trees, {"num_tokens": num_tokens})
+    return writer.folder, trees
+
+  return store_trees
+
+
+def _bring(trainer, progress):
+  with StoredTrees(trainer) as source:
+    metrics = source.bring(progress, 5)
+  progress.iteration += 1
+  return metrics
+
+
+def test_trees_of_all_actors_are_counted(trainer, store):
+  _, trees = store(3, 7, 70)
+  _, others = store(0, 4, 20)
+  progress = Progress()
+  metrics = _bring(trainer, progress)
+  assert (metrics["actors"], metrics["actor_trees"]) == ([0, 3], [4, 7])
+  assert (metrics["new_trees"], metrics["trees"]) == (11, 11)
+  assert metrics["tokens"] == progress.num_tokens == 90
+  scores = [tree.final_score for tree in trees + others]
+  assert metrics["solve_rate"] == pytest.approx(np.mean(scores))
+  # Five more make the second iteration.
+  store(3, 5, 100)
+  metrics = _bring(trainer, progress)
+  assert metrics["actor_trees"] == [4, 12]
+  assert (metrics["new_trees"], progress.num_trees) == (5, 16)
+  assert progress.num_tokens == 120
+
+
+def test_it_waits_for_enough_of_them(trainer, store, capsys):
+  store(0, 7)
+  late = iter([1])
+  trainer.flag.check = lambda: [store(1, num_trees) for num_trees in late]
+  metrics = _bring(trainer, Progress())
+  assert metrics["actor_trees"] == [7, 1]
+  err = capsys.readouterr().err
+  assert err == f"waiting for trees of the actors in {trainer.replay_dir}\n"
+
+
+def test_it_can_be_stopped_while_it_waits(trainer, store):
+  store(0, 7)
+  trainer.flag.set()
+  with pytest.raises(Preempted):
+    _bring(trainer, Progress())
+  assert trainer.window.next_sequence == {}
+
+
+def test_nothing_is_counted_again_after_a_kill(trainer, store):
+  store(0, 9)
+  progress = Progress()
+  _bring(trainer, progress)
+  saved = trainer.window.state_dict()
+  saved_progress = dataclasses.replace(progress)
+  store(1, 8)
+  _bring(trainer, progress)
+  # Killed: the second iteration is brought again, and nothing else.
+  trainer.window = ReplayWindow(_CONFIG.replay, seed=0)
+  trainer.window.load_state_dict(saved, ReplayReader(trainer.replay_dir))
+  metrics = _bring(trainer, saved_progress)
+  assert (metrics["new_trees"], metrics["trees"]) == (8, 17)
+  assert saved_progress == progress
+  keys = [(r.actor_id, r.sequence) for r in trainer.window.newest(100)]
+  assert len(set(keys)) == len(keys) == 17
+
+
+def test_what_is_damaged_is_counted_and_left_out(trainer, store):
+  folder, _ = store(0, 4)
+  store(0, 4)
+  (folder / "qstar_trees-train.array_record-00000").write_bytes(b"torn")
+  metrics = _bring(trainer, Progress())
+  assert metrics["new_trees"] == 8
+  sequences = [r.sequence for r in trainer.window.newest(100)]
+  assert sequences == [4, 5, 6, 7]
+  (record,) = trainer.reporter.records
+  assert (record["kind"], record["step"]) == ("warning", 5)
+  assert record["message"].startswith("4 trees cannot be read")
+
+
+def test_an_actor_that_is_taken_away(trainer, store):
+  folder, _ = store(0, 5)
+  store(1, 5)
+  progress = Progress()
+  _bring(trainer, progress)
+  saved = trainer.window.state_dict()
+  shutil.rmtree(folder)
+  store(1, 6)
+  assert _bring(trainer, progress)["actor_trees"] == [5, 11]
+  # A learner that starts again does without its trees.
+  window = ReplayWindow(_CONFIG.replay, seed=0)
+  reader = ReplayReader(trainer.replay_dir, skip_damaged=True)
+  window.load_state_dict(saved, reader)
+  assert {record.actor_id for record in window.newest(100)} == {1}
+  with pytest.raises(UserError, match="lacks tree 0 of actor 0"):
+    window.load_state_dict(saved, ReplayReader(trainer.replay_dir))
+
+
+def test_how_far_the_actors_are_ahead(trainer, store):
+  folder, _ = store(0, 5)
+  store(1, 7)
+  ahead = trees_ahead(trainer.replay_dir, {})
+  assert ahead == 12
+  assert trees_ahead(trainer.replay_dir, {0: 5, 1: 3}) == 4
+  # What was counted of an actor that is gone makes no room.
+  shutil.rmtree(folder)
+  assert trees_ahead(trainer.replay_dir, {0: 5, 1: 3}) == 4
