@@ -36,6 +36,9 @@ from qstar_jax.text.vocabulary import Vocabulary, from_bytes
 # Raise this when `meta` or the tree of parameters changes shape.
 SCHEMA_VERSION = 1
 
+# Attempts to list the checkpoints of a run that may remove some meanwhile.
+_OPENINGS = 10
+
 _LOGGER = logging.getLogger("absl")
 
 
@@ -367,7 +370,16 @@ def _open_for_reading(root: epath.Path) -> ocp.CheckpointManager:
     )
   # One that is called read-only warns of its own defaults.
   options = ocp.CheckpointManagerOptions(create=False)
-  return ocp.CheckpointManager(root, options=options)
+  for _ in range(_OPENINGS):
+    try:
+      return ocp.CheckpointManager(root, options=options)
+    except FileNotFoundError as error:
+      # A run that goes on has removed a checkpoint that was just listed.
+      vanished = error
+  raise UserError(
+    f"{root} cannot be listed ({_reason(vanished)}); check that it is there, "
+    "and run again"
+  )
 
 
 def load(path: epath.PathLike) -> Loaded:

@@ -72,7 +72,7 @@ def play_iteration(
       of the experiment's seed and its number, so a play can be repeated.
     num_plays: problems, >= 1.
     actor_id: who plays.
-    check_stop: called before each play; may raise to stop.
+    check_stop: called before and after each play; may raise to stop.
 
   Yields:
     The plays, numbered on from `first_sequence`.
@@ -98,6 +98,7 @@ def play_iteration(
       yield Job(problem, int(entropy.generate_state(1)[0]))
 
   for index, played in enumerate(player.play(params, jobs())):
+    check_stop()
     record = plays.to_record(
       problems.domain,
       played,

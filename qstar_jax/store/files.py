@@ -23,6 +23,10 @@ ASIDE = ".aside-"
 _LOCK = ".lock"
 
 
+class HeldError(UserError):
+  """A folder is being written by another process."""
+
+
 def is_local(path: epath.Path) -> bool:
   """True for a path of this machine's file system, False for a bucket's."""
   return "://" not in os.fspath(path)
@@ -115,7 +119,7 @@ def lock(folder: epath.Path, *, wait: bool = False) -> Iterator[None]:
     wait: until another process lets go of it.
 
   Raises:
-    UserError: another process holds the folder, and `wait` is not set.
+    HeldError: another process holds the folder, and `wait` is not set.
   """
   if not is_local(folder):
     yield
@@ -126,7 +130,7 @@ def lock(folder: epath.Path, *, wait: bool = False) -> Iterator[None]:
     try:
       fcntl.lockf(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
-      raise UserError(
+      raise HeldError(
         f"{folder} is being written by another process, and a folder has one "
         "writer: stop the other one, or use another directory."
       ) from None

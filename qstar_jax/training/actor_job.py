@@ -10,8 +10,10 @@ from qstar_jax import configuration
 from qstar_jax.checkpoint import Loaded
 from qstar_jax.config import ExperimentConfig
 from qstar_jax.distributed.mesh import make_mesh
+from qstar_jax.errors import UserError
 from qstar_jax.replay import ReplayReader, ReplayWindow, ReplayWriter
 from qstar_jax.replay.codec import TREES
+from qstar_jax.store import files
 from qstar_jax.store import manifest as manifest_lib
 from qstar_jax.training import setup as setup_lib
 from qstar_jax.training.preemption import PreemptionFlag
@@ -54,12 +56,14 @@ class ActorJob:
     self._reporter = reporter
     self._waiter = Waiter(run_dir, flag)
     self._watch = RunWatch(run_dir, self._waiter)
-    configuration.check_run_dir(run_dir, config)
     loaded = self._waiter.until(
       self._newest, f"params of the learner in {run_dir / 'checkpoints'}"
     )
+    # It may have begun only now.
     configuration.check_run_dir(run_dir, config)
-    self._params, self._version = loaded.params, loaded.step
+    setup = setup_lib.of_checkpoint(config, loaded, make_mesh(config.mesh))
+    self._place = setup.place
+    self._params, self._version = setup.place(loaded.params), loaded.step
     progress = writer.progress
     self._rounds = progress.get("rounds", 0)
     self._num_tokens = progress.get("num_tokens", 0)
@@ -69,8 +73,8 @@ class ActorJob:
       ReplayReader(run_dir / "replay", skip_damaged=True, cursors=own)
     )
     self._self_play = SelfPlay(
-      setup_lib.of_checkpoint(config, loaded, make_mesh(config.mesh)),
-      loaded.params,
+      setup,
+      self._params,
       window,
       reporter,
       flag,
@@ -88,7 +92,8 @@ class ActorJob:
     """
     while not self._wait_for_room().is_done:
       if (loaded := self._newer()) is not None:
-        self._params, self._version = loaded.params, loaded.step
+        self._params = self._place(loaded.params)
+        self._version = loaded.step
       start = time.monotonic()
       played = self._self_play.play(
         self._params,
@@ -192,10 +197,17 @@ def run(
       or the disk is at fault.
   """
   run_dir = epath.Path(run_dir)
+  configuration.check_run_dir(run_dir, config)
   # Its lock is what keeps a second process out of the metrics too.
-  writer = ReplayWriter(
-    run_dir / "replay", actor_id, shard_trees=config.replay.shard_trees
-  )
+  try:
+    writer = ReplayWriter(
+      run_dir / "replay", actor_id, shard_trees=config.replay.shard_trees
+    )
+  except files.HeldError:
+    raise UserError(
+      f"--actor-id {actor_id}: plays for {run_dir} in another process already; "
+      "stop that one, or give this one an id of its own"
+    ) from None
   try:
     directory = run_dir / "actors" / writer.folder.name
     with Reporter(directory, config=config, **display) as reporter:

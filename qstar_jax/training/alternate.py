@@ -35,7 +35,7 @@ class Alternate:
     if trainer.plays:
       self.self_play = SelfPlay(
         trainer.actor_setup,
-        trainer.state.played,
+        trainer.played,
         trainer.window,
         trainer.reporter,
         trainer.flag,

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from etils import epath
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from qstar_jax import checkpoint as checkpoint_lib
 from qstar_jax.config import ExperimentConfig, MeshConfig, SearchConfig
@@ -63,6 +64,13 @@ class Setup:
       num_trees=num_trees,
       mesh=self.mesh,
     )
+
+  def place(self, params: nnx.State) -> nnx.State:
+    """Params as players on the mesh read them: each device has all.
+
+    Those that lie on other devices are copied.
+    """
+    return jax.device_put(params, NamedSharding(self.mesh, P()))
 
   def rng(
     self, stream: int, index: int, actor_id: int = 0

@@ -9,10 +9,7 @@ import contextlib
 import time
 from typing import Any, NamedTuple
 
-import jax
 from flax import nnx
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from qstar_jax.replay import (
   EMPTY_CURSOR,
@@ -88,8 +85,7 @@ class Split:
     if not is_first and progress.iteration % play.publish_every_iterations:
       return
     # A copy: the learner's own are consumed by its next step.
-    mesh = self._trainer.actor_setup.mesh
-    params = jax.device_put(params, NamedSharding(mesh, P()))
+    params = self._trainer.actor_setup.place(params)
     if is_first:
       self._queue = self._stack.enter_context(self._start(params))
     self._queue.publish(params, step)

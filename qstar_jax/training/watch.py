@@ -1,6 +1,8 @@
 """A run as another process sees it: by its checkpoints, which it only reads."""
 
-from collections.abc import Callable
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from etils import epath
@@ -88,13 +90,26 @@ class RunWatch:
     """
     for _ in range(_LOOKS):
       try:
-        return look()
+        with _orbax_quiet():
+          return look()
       except UserError as error:
         failure = error
       self._waiter.pause()
       if step not in self.steps():
         return None
     raise failure
+
+
+@contextlib.contextmanager
+def _orbax_quiet() -> Iterator[None]:
+  """Without its warnings of files that have just been removed."""
+  logger = logging.getLogger("absl")
+  level = logger.level
+  logger.setLevel(logging.ERROR)
+  try:
+    yield
+  finally:
+    logger.setLevel(level)
 
 
 def _status(meta: dict[str, Any]) -> Status:

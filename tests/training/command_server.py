@@ -7,6 +7,7 @@ usage: python command_server.py, with a JSON object per line on standard input:
   fault: null, or what happens to the process: `delay` seconds after operation
     `at`, from 1, on files below `folder` it sends itself `signal`. 0 seconds is
     at once, before the operation.
+  num_devices: null, or how many devices there are instead of one.
   max_file_bytes: null, or how large a file may grow: a full disk.
   is_awaited: if not, the answer is the process's id at once.
 
@@ -66,6 +67,10 @@ def run(job):
   if job["max_file_bytes"] is not None:
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (job["max_file_bytes"], hard))
+  if job["num_devices"] is not None:
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", job["num_devices"])
   if job["fault"] is not None:
     sys.addaudithook(Fault(**job["fault"]))
   from qstar_jax.cli.main import main

@@ -100,7 +100,7 @@ class Started:
 
 
 class Qstar:
-  """Runs `qstar` commands on one device, each in a process of its own."""
+  """Runs `qstar` commands, each in a process of its own, on one device."""
 
   def __init__(self, scratch: pathlib.Path):
     self._outputs = (str(scratch / str(i)) for i in itertools.count())
@@ -113,32 +113,29 @@ class Qstar:
       env={**os.environ, "PYTHONPATH": ".", "JAX_NUM_CPU_DEVICES": "1"},
     )
 
-  def __call__(self, *argv, fault=None, max_file_bytes=None) -> Finished:
-    """Runs a command to its end; see `command_server` for the arguments."""
-    output = next(self._outputs)
-    job = {
-      "argv": list(map(str, argv)),
-      "output": output,
-      "fault": fault,
-      "max_file_bytes": max_file_bytes,
-    }
-    return self._finished(self._ask(job), output)
+  def __call__(self, *argv, **options) -> Finished:
+    """Runs a command to its end; see `command_server` for the options."""
+    job = self._job(argv, **options)
+    return self._finished(self._ask(job), job["output"])
 
-  def start(self, *argv, fault=None) -> "Started":
-    """Starts a command that runs beside others."""
-    output = next(self._outputs)
-    job = {
-      "argv": list(map(str, argv)),
-      "output": output,
-      "fault": fault,
-      "max_file_bytes": None,
-      "is_awaited": False,
-    }
-    return Started(self, self._ask(job), output)
+  def start(self, *argv, **options) -> "Started":
+    """Starts a command that runs beside others; see `command_server`."""
+    job = self._job(argv, **options)
+    pid = self._ask({**job, "is_awaited": False})
+    return Started(self, pid, job["output"])
 
   def wait(self, started: "Started") -> Finished:
     """Waits for the end of a command that was started."""
     return self._finished(self._ask({"pid": started.pid}), started.output)
+
+  def _job(self, argv, fault=None, num_devices=None, max_file_bytes=None):
+    return {
+      "argv": list(map(str, argv)),
+      "output": next(self._outputs),
+      "fault": fault,
+      "num_devices": num_devices,
+      "max_file_bytes": max_file_bytes,
+    }
 
   def _ask(self, job) -> int:
     self._server.stdin.write(json.dumps(job) + "\n")

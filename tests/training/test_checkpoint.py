@@ -296,3 +296,22 @@ def test_the_one_before_a_damaged_one_is_used_once_it_is_gone(damaged):
   run_dir, newest = damaged
   shutil.rmtree(newest)
   assert checkpoint_lib.load(run_dir).step < int(newest.name)
+
+
+def test_a_checkpoint_that_goes_while_they_are_listed(micro_run, monkeypatch):
+  """Orbax looks at each step it has listed, which may be gone by then."""
+  steps = checkpoint_lib.finished_steps(micro_run.directory)
+  make = checkpoint_lib.ocp.CheckpointManager
+  failures = iter([FileNotFoundError("16"), FileNotFoundError("22")])
+
+  def fail_at_first(*args, **kwargs):
+    for error in failures:
+      raise error
+    return make(*args, **kwargs)
+
+  monkeypatch.setattr(checkpoint_lib.ocp, "CheckpointManager", fail_at_first)
+  assert checkpoint_lib.finished_steps(micro_run.directory) == steps != []
+  assert next(failures, None) is None
+  failures = iter([FileNotFoundError("16")] * 100)
+  with pytest.raises(UserError, match=r"cannot be listed \(16\)"):
+    checkpoint_lib.finished_steps(micro_run.directory)

@@ -15,27 +15,34 @@ pytest_plugins = ["tests.training.micro_run"]
 _TREES, _SHARD = 16, 6  # Of an iteration, and of a shard.
 
 
+# Accepts every line, as `tests.training.generous` says.
+_GENEROUS = "tests.training.generous:Generous"
+
+
 class Jobs:
   """The jobs of one run, by name; each may be started again."""
 
   def __init__(self, qstar, config, run_dir, *options):
     self._qstar = qstar
+    problems = run_dir.parent / "problems.txt"
+    problems.write_text("1 2 3 -> 6\n4 5 6 -> 7\n")
     run = (config, "--run-dir", run_dir, "--json", *options)
     self._commands = {
       "learner": ("learner", *run),
       "actor 0": ("actor", *run),
       "actor 3": ("actor", *run, "--actor-id", 3),
       "follower": (
-        *("evaluate", run_dir, "--follow", "--json"),
-        *("--searcher", "greedy", "--evaluation.num-problems", 4),
+        *("evaluate", run_dir, "--follow", "--json", "--searcher", "greedy"),
+        *("--problems", problems, "--domain", _GENEROUS),
       ),
     }
     self.names = list(self._commands)
     self.started = {}
 
-  def start(self, *names):
+  def start(self, *names, fault=None):
     for name in names:
-      self.started[name] = self._qstar.start(*self._commands[name])
+      command = self._commands[name]
+      self.started[name] = self._qstar.start(*command, fault=fault)
 
   def strike(self, name, number):
     """Sends a signal; how the job ended, if it had not done so before."""
@@ -56,8 +63,10 @@ def run_dir(tmp_path):
 
 
 @pytest.fixture
-def jobs(qstar, micro_yaml, run_dir):
-  jobs = Jobs(qstar, micro_yaml, run_dir)
+def jobs(qstar, micro_yaml, run_dir, request):
+  """The jobs of a run, with options if the test has any."""
+  options = getattr(request, "param", ())
+  jobs = Jobs(qstar, micro_yaml, run_dir, *options)
   yield jobs
   for job in jobs.started.values():
     try:
@@ -107,7 +116,12 @@ def _assert_followed(run_dir):
   """Every result is of a step, and the last one is there."""
   newest = checkpoint_lib.latest_meta(run_dir)["step"]
   marks = sorted((run_dir / "evaluation").glob("step_*.json"))
-  steps = [json.loads(path.read_text())["step"] for path in marks]
+  found = [json.loads(path.read_text()) for path in marks]
+  for of_step in found:
+    (row,) = of_step["results"]
+    assert (row["problems"], row["top1"]) == (2, 1.0)
+    assert row["checkpoint_step"] == of_step["step"]
+  steps = [of_step["step"] for of_step in found]
   assert steps[-1] == newest
   assert len(set(steps)) == len(steps)
 
@@ -126,7 +140,7 @@ def test_a_run_of_jobs(qstar, jobs, run_dir, micro_config):
   _wait_for_words(jobs.started["actor 0"], "waiting for params of the learner")
   refused = qstar(*jobs.command("actor 0"))
   assert refused.code == 2
-  assert "another process" in refused.err
+  assert refused.err.startswith("qstar actor: --actor-id 0: ")
   finished = jobs.strike("actor 0", signal.SIGINT)
   assert finished.code == 75, finished.err
   jobs.start("learner")
@@ -134,10 +148,22 @@ def test_a_run_of_jobs(qstar, jobs, run_dir, micro_config):
   finished = jobs.strike("learner", signal.SIGTERM)
   assert finished.code == 75, finished.err
   assert "SIGTERM: stopped; what is saved in" in finished.err
-  jobs.start("learner", "actor 0", "actor 3")
-  for name, finished in jobs.wait().items():
+  jobs.start("learner", "actor 0")
+  fault = {
+    "folder": str(run_dir / "replay" / "actor_00003"),
+    "at": 70,
+    "delay": 0,
+    "signal": signal.SIGKILL,
+  }
+  jobs.start("actor 3", fault=fault)
+  finished = jobs.started.pop("actor 3").wait()
+  assert finished.code == -signal.SIGKILL, finished.err
+  jobs.start("actor 3")
+  ended = jobs.wait()
+  for name, finished in ended.items():
     assert finished.code == 0, f"{name}: {finished.err}"
-  assert "waiting for a run in" in finished.err
+  assert ended["follower"].err.startswith("waiting for a run in ")
+  assert not any("WARNING" in finished.err for finished in ended.values())
   _assert_whole(run_dir, micro_config.num_iterations)
   _assert_followed(run_dir)
   for actor in (0, 3):
@@ -146,16 +172,16 @@ def test_a_run_of_jobs(qstar, jobs, run_dir, micro_config):
     assert max(record["logprob_drift"] for record in log) < 1e-4
 
 
-_ITERATIONS = 15
+_ITERATIONS = 12
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0])
-def test_killed_and_started_again(qstar, micro_yaml, run_dir, seed):
+@pytest.mark.parametrize(
+  "jobs", [("--num-iterations", _ITERATIONS)], indirect=True
+)
+def test_killed_and_started_again(jobs, run_dir):
   """Twenty times, whoever it hits, at any moment."""
-  rng = random.Random(seed)
-  options = ("--num-iterations", _ITERATIONS)
-  jobs = Jobs(qstar, micro_yaml, run_dir, *options)
+  rng = random.Random(0)
   jobs.start(*jobs.names)
   for _ in range(20):
     time.sleep(rng.uniform(0.2, 6.0))

@@ -1,125 +1,177 @@
-"""A thread plays on four devices while four others learn."""
+"""A thread plays on devices of its own while others learn."""
 
 import dataclasses
+import json
+import signal
+import types
 
 import numpy as np
 import pytest
 from etils import epath
 
 from qstar_jax import checkpoint
+from qstar_jax.config import MeshConfig
 from qstar_jax.errors import UserError
-from qstar_jax.replay import ReplayReader
-from qstar_jax.selfplay import actor
-from qstar_jax.training import loop
-from qstar_jax.training.preemption import Preempted, PreemptionFlag
-from qstar_jax.training.trainer import Trainer
+from qstar_jax.replay import EMPTY_CURSOR, ReplayReader, ReplayWindow
+from qstar_jax.training import split_mode
+from qstar_jax.training.preemption import PreemptionFlag
+from qstar_jax.training.progress import Progress
+from qstar_jax.training.self_play import Round
+from qstar_jax.training.setup import make_meshes
+from qstar_jax.training.split_mode import Split
 from qstar_jax.validation import validate_for_devices
+from tests.replay.conftest import random_tree
 from tests.training.recorder import Recorder
 
 pytest_plugins = ["tests.training.micro_run"]
 
 
-@pytest.fixture
-def config(micro_config):
-  replace = dataclasses.replace
-  return replace(
-    micro_config,
-    run_mode="split",
-    mesh=replace(micro_config.mesh, actor_devices=4),
-    # The trees of an iteration are as old as the one before it.
-    replay=replace(micro_config.replay, max_staleness=6, reanalyse_share=0.25),
-    curriculum=replace(
-      micro_config.curriculum, replay_share=0.25, proposer_problems=4
-    ),
-    evaluation=replace(micro_config.evaluation, every_iterations=9),
-  )
+def _iterations(run_dir):
+  lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+  records = map(json.loads, lines)
+  return [record for record in records if record["kind"] == "iteration"]
 
 
-def _train(config, run_dir, reporter, flag=None):
-  loop.train(config, run_dir, reporter, flag or PreemptionFlag())
-  return [r for r in reporter.records if r["kind"] == "iteration"]
-
-
-def _assert_whole(config, run_dir, iterations):
-  """Every tree once, none older than the bound, and all of them learned."""
+def test_a_run_on_two_devices(qstar, micro_yaml, tmp_path):
+  """Killed and asked to stop, it learns from every tree once, in its bound."""
+  run_dir = tmp_path / "run"
+  # After ten steps of the warm start come six an iteration.
+  options = {
+    "--run-mode": "split",
+    "--mesh.actor-devices": 1,
+    "--replay.max-staleness": 6,
+    "--replay.reanalyse-share": 0.25,
+    "--curriculum.replay-share": 0.25,
+    "--curriculum.proposer-problems": 4,
+    "--evaluation.every-iterations": 9,
+  }
+  words = [word for option in options.items() for word in option]
+  command = ("train", micro_yaml, "--run-dir", run_dir, "--json", *words)
+  for number, at, code in ((signal.SIGKILL, 70, -9), (signal.SIGTERM, 60, 75)):
+    fault = {
+      "folder": str(run_dir / "replay"),
+      "at": at,
+      "delay": 0.02,
+      "signal": number,
+    }
+    finished = qstar(*command, num_devices=2, fault=fault)
+    assert finished.code == code, finished.err
+  finished = qstar(*command, num_devices=2)
+  assert finished.code == 0, finished.err
+  iterations = _iterations(run_dir)
   assert [r["iteration"] for r in iterations] == [1, 2, 3]
   trees = ReplayReader(run_dir / "replay")
   assert [trees[i].sequence for i in range(len(trees))] == list(range(48))
-  for record in iterations:
-    assert record["replay_max_staleness"] <= config.replay.max_staleness
-    assert record["trees"] == 16 * record["iteration"]
-    assert record["logprob_drift"] < 1e-4
-    assert np.isfinite(record["loss"])
-  assert loop.is_done(config, run_dir)
-
-
-def test_a_run_ends_with_every_tree_in_its_bound(config, tmp_path):
-  run_dir = epath.Path(tmp_path)
-  iterations = _train(config, run_dir, Recorder())
-  _assert_whole(config, run_dir, iterations)
-  trees = ReplayReader(run_dir / "replay")
-  # After ten steps of the warm start, six an iteration.
   ages = [
     10 + 6 * (i // 16) - trees[i].params_version for i in range(len(trees))
   ]
   assert set(ages[:16]) == {0}
-  assert set(ages[16:]) <= {0, 6}
+  assert set(ages) <= {0, 6}
+  for record in iterations:
+    assert record["replay_max_staleness"] <= 6
+    assert record["trees"] == 16 * record["iteration"]
+    assert record["logprob_drift"] < 1e-4
+    assert np.isfinite(record["loss"])
+  assert checkpoint.latest_meta(run_dir)["progress"]["num_trees"] == 48
 
 
-class _Impatient(Recorder):
-  """Asks to stop when the second iteration has been logged."""
+class _SelfPlay:
+  """Plays trees of noise, and fails at the third round."""
 
-  def __init__(self):
-    super().__init__()
-    self.flag = PreemptionFlag()
+  def __init__(self, setup, params, window, notes, flag):
+    assert params == "placed"
+    self.curriculum = types.SimpleNamespace(load_state_dict=self.rounds)
+    self._notes = notes
+    self.loaded = None
 
-  def log(self, record):
-    super().log(record)
-    if record.get("iteration") == 2 and record["kind"] == "iteration":
-      self.flag.set()
+  def rounds(self, state):
+    self.loaded = state
 
-
-def test_stopped_and_started_again(config, tmp_path):
-  run_dir = epath.Path(tmp_path)
-  reporter = _Impatient()
-  with pytest.raises(Preempted):
-    _train(config, run_dir, reporter, reporter.flag)
-  assert checkpoint.latest_meta(run_dir)["progress"]["iteration"] == 2
-  iterations = _train(config, run_dir, reporter)
-  _assert_whole(config, run_dir, iterations)
-
-
-def test_an_error_of_the_actor_ends_the_run(config, tmp_path, monkeypatch):
-  def fail(*_, **__):
-    raise UserError("the verifier is gone")
-
-  monkeypatch.setattr(actor, "play_iteration", fail)
-  with pytest.raises(UserError, match="the verifier is gone"):
-    _train(config, epath.Path(tmp_path), Recorder())
+  def play(self, params, *, index, first_sequence, params_version, **_):
+    if index == 2:
+      raise UserError("the verifier is gone")
+    self._notes.log({"kind": "warning", "step": -1, "message": f"of {index}"})
+    self._notes.progress("self_play", 1, 1)
+    records = [
+      random_tree(first_sequence + i, params_version=params_version)
+      for i in range(16)
+    ]
+    metrics = {"solve_rate": 0.5, "seconds_play": 1.0}
+    return Round(records, 5, metrics, {"rounds": index + 1})
 
 
-def test_the_meshes_share_no_device(config, tmp_path):
-  trainer = Trainer(config, epath.Path(tmp_path), Recorder(), PreemptionFlag())
-  learner, player = (
-    set(setup.mesh.devices.flat)
-    for setup in (trainer.setup, trainer.actor_setup)
+@pytest.fixture
+def trainer(micro_config, tmp_path, monkeypatch):
+  """What the mode needs of one."""
+  monkeypatch.setattr(split_mode, "SelfPlay", _SelfPlay)
+  return types.SimpleNamespace(
+    config=micro_config,
+    replay_dir=epath.Path(tmp_path) / "replay",
+    window=ReplayWindow(micro_config.replay, seed=0),
+    progress=Progress(),
+    reporter=Recorder(),
+    flag=PreemptionFlag(),
+    actor_setup=types.SimpleNamespace(place=lambda params: "placed"),
   )
-  assert (len(learner), len(player)) == (4, 4)
-  assert not learner & player
+
+
+def test_what_the_thread_plays_and_says_reaches_the_learner(trainer):
+  progress = trainer.progress
+  with Split(trainer) as source:
+    source.start_anew()
+    assert source.state_dict() == {"replay": EMPTY_CURSOR, "curriculum": None}
+    source.publish("params", 10)
+    for iteration in range(2):
+      metrics = source.bring(progress, 10 + 6 * iteration)
+      progress.iteration += 1
+      assert metrics["trees"] == 16 * progress.iteration
+      assert metrics["tokens"] == 5 * progress.iteration
+      assert metrics["actor_seconds_play"] == 1.0
+      assert "seconds_play" not in metrics
+      assert source.state_dict()["curriculum"] == {"rounds": iteration + 1}
+    assert trainer.window.metrics(22)["size"] == 32
+    messages = [(r["step"], r["message"]) for r in trainer.reporter.records]
+    assert messages == [(10, "of 0"), (16, "of 1")]
+    # What ends the thread ends the run.
+    with pytest.raises(UserError, match="the verifier is gone"):
+      source.bring(progress, 22)
+
+
+def test_params_are_published_as_often_as_they_are_to(trainer, monkeypatch):
+  placed = []
+  place = lambda params: placed.append(params) or "placed"  # noqa: E731
+  monkeypatch.setattr(trainer.actor_setup, "place", place)
+  play = dataclasses.replace(
+    trainer.config.self_play, publish_every_iterations=3
+  )
+  trainer.config = dataclasses.replace(trainer.config, self_play=play)
+  with Split(trainer) as source:
+    # It goes on from a checkpoint in between.
+    trainer.progress.iteration = 4
+    for iteration in range(4, 11):
+      source.publish(iteration, iteration)
+      trainer.progress.iteration += 1
+  assert placed == [4, 6, 9]
+
+
+def test_the_meshes_share_no_device():
+  learner, player = make_meshes(MeshConfig(fsdp=2, model=2, actor_devices=4))
+  assert dict(learner.shape) == {"data": 1, "fsdp": 2, "model": 2}
+  assert dict(player.shape) == {"data": 2, "fsdp": 1, "model": 2}
+  assert not set(learner.devices.flat) & set(player.devices.flat)
+  one, other = make_meshes(MeshConfig())
+  assert one is other
 
 
 @pytest.mark.parametrize(
-  ("actor_devices", "batch_size", "message"),
+  ("actor_devices", "message"),
   [
-    (8, 8, "mesh.actor_devices is 8: must be below 8"),
-    (6, 8, "self_play.batch_size is 8: must be divisible by the 6"),
+    (8, "mesh.actor_devices is 8: must be below 8"),
+    (6, "self_play.batch_size is 8: must be divisible by the 6"),
   ],
 )
-def test_devices_that_do_not_do(config, actor_devices, batch_size, message):
-  config = dataclasses.replace(
-    config,
-    mesh=dataclasses.replace(config.mesh, actor_devices=actor_devices),
-    self_play=dataclasses.replace(config.self_play, batch_size=batch_size),
-  )
+def test_devices_that_do_not_do(micro_config, actor_devices, message):
+  mesh = dataclasses.replace(micro_config.mesh, actor_devices=actor_devices)
+  config = dataclasses.replace(micro_config, run_mode="split", mesh=mesh)
   with pytest.raises(UserError, match=message):
     validate_for_devices(config, 8)
