@@ -1,16 +1,16 @@
 """Does it pay to choose problems? A ladder of difficulties, at equal tokens.
 
 usage: python tools/compare_curriculum.py [--out build/curriculum]
-         [--tokens 20000000] [--points 5] [--seeds 0 1 2]
+         [--tokens 40000000] [--points 5] [--seeds 0 1]
          [--curricula uniform difficulty table proposer] [config overrides]
 
 The config is tiny_cpu on countdown with 2, 3 and 4 numbers; overrides are those
-of `qstar train`, e.g. `--domain.max-difficulty 2`. A curriculum's runs go on
-until self-play has generated and prefilled `--tokens`, those of the proposer
-included; an iteration has its gradient steps whatever it played, so steps
-differ, and are told. Held-out problems are solved with the config's searcher
-and without a verifier, `--points` times at equal distances in tokens; a run
-stands at a point as soon as it is past it.
+of `qstar train`, e.g. `--domain.max-difficulty 2`. Self-play has `--tokens` to
+generate and prefill, those of the proposer included, in `num_iterations` equal
+parts: the learner's phase comes when a part is used up, however many problems
+that took. So all runs have the same tokens and the same gradient steps, at the
+same learning rates. Held-out problems are solved with the config's searcher and
+without a verifier, `--points` times at equal distances.
 
 A run that has been cut is played again, one that is in OUT/results.jsonl is
 not. OUT/curriculum.md has the table, OUT/curriculum.png the picture.
@@ -40,6 +40,8 @@ LADDER = {
   "--text.max-step-tokens": 12,
   "--text.max-steps": 3,
   "--evaluation.num-problems": 300,
+  # Played until a part of the tokens is used up: half a part or so.
+  "--self-play.problems-per-iteration": 512,
 }
 _TABLE = CurriculumConfig(replay_share=0.25)
 CURRICULA = {
@@ -47,7 +49,7 @@ CURRICULA = {
   "difficulty": CurriculumConfig(),
   "table": _TABLE,
   "proposer": dataclasses.replace(
-    _TABLE, proposer_problems=1024, proposer_every_iterations=2
+    _TABLE, proposer_problems=1024, proposer_every_iterations=4
   ),
 }
 
@@ -70,24 +72,27 @@ def run(
     progress = trainer.progress
     while progress.warm_steps < config.warm_start.steps:
       trainer.warm_start()
+    phase, phases = 0, config.num_iterations
     with Alternate(trainer) as source:
       for point in range(points + 1):
-        while progress.num_tokens < tokens * point / points:
+        while phase < phases * point // points:
+          phase += 1
           source.publish(trainer.played, trainer.played_step)
-          source.bring(progress, int(trainer.state.step))
+          while progress.num_tokens < tokens * phase / phases:
+            source.bring(progress, int(trainer.state.step))
+            progress.iteration += 1
           trainer.learn()
-          progress.iteration += 1
         yield {
           "point": point,
           "tokens": progress.num_tokens,
-          "iterations": progress.iteration,
+          "trees": progress.num_trees,
           "steps": int(trainer.state.step),
-          "top1": accuracies(trainer),
+          "scores": held_out_scores(trainer),
         }
 
 
-def accuracies(trainer) -> dict[str, float]:
-  """Top-1 of held-out problems by difficulty, in [0, 1]."""
+def held_out_scores(trainer) -> dict[str, list[float]]:
+  """Scores of the held-out problems by difficulty, each in [0, 1]."""
   from qstar_jax.evaluation.evaluate import evaluate
 
   config = trainer.config
@@ -103,7 +108,7 @@ def accuracies(trainer) -> dict[str, float]:
   scores = collections.defaultdict(list)
   for problem, result in zip(problems, evaluation.results, strict=True):
     scores[str(problem.difficulty)].append(result.verdict.score)
-  return {key: float(np.mean(scores[key])) for key in sorted(scores)}
+  return {key: scores[key] for key in sorted(scores)}
 
 
 def compare(
@@ -155,38 +160,55 @@ def _by(rows: Sequence[Row], *names: str) -> dict[tuple, list[Row]]:
 
 
 def table(rows: Sequence[Row]) -> str:
-  """Of the last point: mean over seeds, and the lowest and highest of them."""
+  """Of the last point: accuracies over problems and seeds, with intervals.
+
+  Every seed holds out problems of its own. The spread is that of the seeds.
+  """
   last = [row for row in rows if row["point"] == row["ladder"]["points"]]
-  rungs = list(last[0]["top1"])
+  rungs = list(last[0]["scores"])
   titles = ["curriculum", *(f"difficulty {rung}, %" for rung in rungs)]
-  titles += ["mean, %", "Mtokens", "gradient steps", "seeds"]
+  titles += ["all, %", "seeds", "Mtokens", "trees", "gradient steps"]
   lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
   for (name,), group in _by(last, "curriculum").items():
-    scores = np.array([[row["top1"][rung] for rung in rungs] for row in group])
-    columns = [*scores.T, scores.mean(axis=1)]
-    cells = [
-      f"{100 * c.mean():.1f} [{100 * c.min():.1f}, {100 * c.max():.1f}]"
-      for c in columns
-    ]
-    tokens = np.mean([row["tokens"] for row in group]) / 1e6
-    steps = np.mean([row["steps"] for row in group])
-    cells += [f"{tokens:.1f}", f"{steps:.0f}", str(len(group))]
+    cells = [_accuracy(group, [rung]) for rung in rungs]
+    cells.append(_accuracy(group, rungs))
+    means = [100 * np.mean(_scores([row], rungs)) for row in group]
+    cells.append(f"{min(means):.1f} to {max(means):.1f}")
+    tokens, trees, steps = (
+      np.mean([row[name] for row in group])
+      for name in ("tokens", "trees", "steps")
+    )
+    cells += [f"{tokens / 1e6:.1f}", f"{trees:,.0f}", f"{steps:,.0f}"]
     lines.append("| " + " | ".join([name, *cells]) + " |")
   return "\n".join(lines) + "\n"
+
+
+def _scores(rows: Sequence[Row], rungs: Sequence[str]) -> list[float]:
+  return [x for row in rows for rung in rungs for x in row["scores"][rung]]
+
+
+def _accuracy(rows: Sequence[Row], rungs: Sequence[str]) -> str:
+  from qstar_jax.evaluation.metrics import bootstrap_ci95
+
+  scores = _scores(rows, rungs)
+  low, high = bootstrap_ci95(scores, seed=0)
+  return f"{100 * np.mean(scores):.1f} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def draw(rows: Sequence[Row], path: pathlib.Path) -> None:
   """A panel for each difficulty: accuracy against tokens of self-play."""
   from matplotlib.figure import Figure
 
-  rungs = list(rows[0]["top1"])
+  rungs = list(rows[0]["scores"])
   figure = Figure(figsize=(4 * len(rungs), 4), layout="constrained")
   panels = figure.subplots(1, len(rungs), sharey=True, squeeze=False)[0]
   for axes, rung in zip(panels, rungs, strict=True):
     for (name,), group in _by(rows, "curriculum").items():
       points = list(_by(group, "point").values())
       tokens = [np.mean([r["tokens"] for r in point]) / 1e6 for point in points]
-      scores = [[100 * r["top1"][rung] for r in point] for point in points]
+      scores = [
+        [100 * np.mean(r["scores"][rung]) for r in point] for point in points
+      ]
       (line,) = axes.plot(
         tokens, [np.mean(s) for s in scores], marker="o", label=name
       )
@@ -210,9 +232,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--out", type=pathlib.Path, default="build/curriculum")
-  parser.add_argument("--tokens", type=int, default=20_000_000)
+  parser.add_argument("--tokens", type=int, default=40_000_000)
   parser.add_argument("--points", type=int, default=5)
-  parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+  parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
   parser.add_argument(
     "--curricula", nargs="+", choices=CURRICULA, default=list(CURRICULA)
   )

@@ -21,6 +21,7 @@ def ladder(micro_config):
       micro_config.self_play, problems_per_iteration=8
     ),
     warm_start=dataclasses.replace(micro_config.warm_start, steps=4),
+    num_iterations=2,
   )
 
 
@@ -44,12 +45,15 @@ def test_runs_end_at_equal_tokens_and_are_not_run_again(
 
   rows = compare(["proposer"])
   assert [row["point"] for row in rows] == [0, 1, 2]
-  assert rows[0]["tokens"] == rows[0]["iterations"] == 0
-  # An iteration takes some 1,500 tokens.
+  assert rows[0]["tokens"] == rows[0]["trees"] == 0
+  # Eight problems take some 1,500 tokens, and are played whole.
   assert 2000 <= rows[1]["tokens"] < 4000
   assert 4000 <= rows[2]["tokens"] < 7000
-  assert rows[2]["iterations"] > rows[1]["iterations"] > 0
-  assert set(rows[2]["top1"]) == {"1", "2"}
+  assert rows[2]["trees"] > rows[1]["trees"] > 0
+  # The learner takes its steps once for each part of the tokens.
+  steps = ladder.learner.steps_per_iteration
+  assert [row["steps"] for row in rows] == [4, 4 + steps, 4 + 2 * steps]
+  assert set(rows[2]["scores"]) == {"1", "2"}
   before = (tmp_path / "results.jsonl").read_text()
   assert [json.loads(line) for line in before.splitlines()] == rows
   assert compare(["proposer"]) == rows
@@ -58,7 +62,7 @@ def test_runs_end_at_equal_tokens_and_are_not_run_again(
   assert (tmp_path / "curriculum.png").stat().st_size > 5000
 
 
-def _row(name, seed, point, top1, tokens, steps):
+def _row(name, seed, point, scores, tokens, steps):
   return {
     "curriculum": name,
     "seed": seed,
@@ -66,23 +70,27 @@ def _row(name, seed, point, top1, tokens, steps):
     "point": point,
     "tokens": tokens,
     "steps": steps,
-    "top1": top1,
+    "trees": 1000 * seed,
+    "scores": scores,
   }
 
 
 def test_table_by_hand():
+  ones, zeros = [1.0] * 40, [0.0] * 40
   rows = [
-    _row("uniform", 0, 0, {"1": 0.9, "2": 0.9}, 0, 0),
-    _row("uniform", 0, 1, {"1": 0.5, "2": 0.1}, 1_000_000, 100),
-    _row("uniform", 1, 1, {"1": 0.7, "2": 0.2}, 2_000_000, 300),
-    _row("table", 0, 1, {"1": 1.0, "2": 0.5}, 1_000_000, 150),
+    _row("uniform", 0, 0, {"1": ones, "2": ones}, 0, 0),
+    _row("uniform", 0, 1, {"1": ones, "2": zeros}, 1_000_000, 100),
+    _row("uniform", 1, 1, {"1": ones, "2": ones}, 2_000_000, 300),
+    _row("table", 0, 1, {"1": zeros, "2": ones}, 1_000_000, 150),
   ]
   *_, uniform, table = compare_curriculum.table(rows).splitlines()
-  assert uniform == (
-    "| uniform | 60.0 [50.0, 70.0] | 15.0 [10.0, 20.0] | 37.5 [30.0, 45.0] "
-    "| 1.5 | 200 | 2 |"
-  )
-  assert table.startswith("| table | 100.0 [100.0, 100.0] | 50.0 [50.0, 50.0]")
+  cells = [cell.strip() for cell in uniform.split("|")[1:-1]]
+  assert cells[:2] == ["uniform", "100.0 [100, 100]"]
+  # 40 of 80: half, give or take 1.96 * sqrt(0.25 / 80) = 11 points.
+  assert cells[2] == "50.0 [39, 60]"
+  assert cells[3].startswith("75.0 [")
+  assert cells[4:] == ["50.0 to 100.0", "1.5", "500", "200"]
+  assert table.startswith("| table | 0.0 [0, 0] | 100.0 [100, 100] | 50.0 [")
 
 
 def test_every_curriculum_is_valid():
