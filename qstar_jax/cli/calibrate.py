@@ -114,9 +114,9 @@ def main(argv: Sequence[str]) -> int:
   out = args.out and epath.Path(args.out)
   if out:
     files.make_folder(out)  # What cannot be written is not worth playing for.
-  opened = open_checkpoint(args.run, config, domain=args.domain)
 
   def work(flag):
+    opened = open_checkpoint(args.run, config, domain=args.domain)
     if args.labels:
       found = _against_labels(opened, args)
     else:

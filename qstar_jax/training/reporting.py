@@ -94,6 +94,7 @@ class Reporter:
         `iteration`: `iteration`, counted from 1 and just finished. The time
           left is estimated from its fields `seconds_*`, which add up to the
           iteration's duration.
+        `self_play`: nothing more; a shard of an actor in `run_mode` files.
         `evaluation`: `phase` (random, warm_start, self_play or offline),
           `searcher`, `top1` in [0, 1] and `ci95`, its interval [low, high].
         `step_evaluation`: `phase`, and what `step_evaluation.prm_figures` has.

@@ -32,8 +32,15 @@ def _iterations(run_dir):
   return [record for record in records if record["kind"] == "iteration"]
 
 
-def test_a_run_on_two_devices(qstar, micro_yaml, tmp_path):
-  """Killed and asked to stop, it learns from every tree once, in its bound."""
+@pytest.mark.parametrize(
+  ("number", "code"),
+  [
+    (signal.SIGTERM, 75),
+    pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow),
+  ],
+)
+def test_a_run_on_two_devices(qstar, micro_yaml, tmp_path, number, code):
+  """Cut and run again, it learns from every tree once, within its bound."""
   run_dir = tmp_path / "run"
   # After ten steps of the warm start come six an iteration.
   options = {
@@ -47,15 +54,14 @@ def test_a_run_on_two_devices(qstar, micro_yaml, tmp_path):
   }
   words = [word for option in options.items() for word in option]
   command = ("train", micro_yaml, "--run-dir", run_dir, "--json", *words)
-  for number, at, code in ((signal.SIGKILL, 70, -9), (signal.SIGTERM, 60, 75)):
-    fault = {
-      "folder": str(run_dir / "replay"),
-      "at": at,
-      "delay": 0.02,
-      "signal": number,
-    }
-    finished = qstar(*command, num_devices=2, fault=fault)
-    assert finished.code == code, finished.err
+  fault = {
+    "folder": str(run_dir / "replay"),
+    "at": 70,
+    "delay": 0.02,
+    "signal": number,
+  }
+  finished = qstar(*command, num_devices=2, fault=fault)
+  assert finished.code == code, finished.err
   finished = qstar(*command, num_devices=2)
   assert finished.code == 0, finished.err
   iterations = _iterations(run_dir)
