@@ -5,6 +5,7 @@ import operator
 from collections.abc import Callable
 
 from qstar_jax.config import ExperimentConfig
+from qstar_jax.errors import nearest_divisors
 from qstar_jax.search.searchers import is_by_token
 
 
@@ -243,11 +244,3 @@ RELATIONS = (
     lambda c: "keep one -1",
   ),
 )
-
-
-def nearest_divisors(whole: int, near: int) -> str:
-  """The divisors of `whole` next to `near`, e.g. "4 or 8" of 16 near 5."""
-  divisors = [d for d in range(1, whole + 1) if whole % d == 0]
-  below = [d for d in divisors if d < near][-1:]
-  above = [d for d in divisors if d > near][:1]
-  return " or ".join(map(str, below + above))

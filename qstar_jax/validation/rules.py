@@ -9,7 +9,7 @@ from collections.abc import Container
 
 from qstar_jax.config import ExperimentConfig
 from qstar_jax.domains import make_domain
-from qstar_jax.errors import UserError
+from qstar_jax.errors import UserError, nearest_multiples
 from qstar_jax.validation.bounds import BOUNDS
 from qstar_jax.validation.relations import RELATIONS
 
@@ -81,8 +81,16 @@ _NEED_PROBLEMS = (
 )
 
 
+# Batches of lines or trees: each device has some of its own.
+_BATCHES = (
+  "self_play.batch_size",
+  "learner.batch_size",
+  "evaluation.batch_size",
+)
+
+
 def validate_for_devices(config: ExperimentConfig, num_devices: int) -> None:
-  """Checks that mesh and batches fit the devices.
+  """Checks that mesh, network and batches fit the devices.
 
   Args:
     config: validated.
@@ -91,25 +99,19 @@ def validate_for_devices(config: ExperimentConfig, num_devices: int) -> None:
   Raises:
     UserError: they do not; the message has the nearest values that do.
   """
-  # Imports JAX, which has to be configured before: see cli.runtime.
-  from qstar_jax.distributed.mesh import mesh_shape
+  # Import JAX, which has to be configured before: see cli.runtime.
+  from qstar_jax.distributed import rules
+  from qstar_jax.distributed.mesh import AXES, mesh_shape
+  from qstar_jax.model import partitioning
 
-  num_data = mesh_shape(config.mesh, num_devices)[0]
+  shape = dict(zip(AXES, mesh_shape(config.mesh, num_devices), strict=True))
+  num_shards = rules.num_shards(shape)
   errors = [
-    f"{path} is {size}: must be divisible by the {num_data} devices of "
-    f"mesh.data; use {nearest_multiples(num_data, size)}"
-    for path in (
-      "self_play.batch_size",
-      "learner.batch_size",
-      "evaluation.batch_size",
-    )
-    if (size := operator.attrgetter(path)(config)) % num_data
+    f"{path} is {size}: must be divisible by mesh.data * mesh.fsdp = "
+    f"{num_shards}; use {nearest_multiples(num_shards, size)}"
+    for path in _BATCHES
+    if (size := operator.attrgetter(path)(config)) % num_shards
   ]
+  errors += partitioning.misfits(config.model, shape)
   if errors:
     raise UserError("\n".join(errors))
-
-
-def nearest_multiples(of: int, near: int) -> str:
-  """The multiples next to `near`, e.g. "96 or 104" of 8 near 100."""
-  below = near // of * of
-  return " or ".join(str(m) for m in (below, below + of) if m > 0)
