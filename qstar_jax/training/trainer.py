@@ -15,11 +15,13 @@ from qstar_jax import checkpoint as checkpoint_lib
 from qstar_jax import configuration
 from qstar_jax.config import ExperimentConfig
 from qstar_jax.distributed.mesh import make_mesh
+from qstar_jax.distributed.publication import Publisher
 from qstar_jax.domains import make_domain, splits
 from qstar_jax.errors import UserError
 from qstar_jax.evaluation import step_evaluation
 from qstar_jax.learner import phase, priorities
 from qstar_jax.learner import train_step as train_step_lib
+from qstar_jax.model import partitioning
 from qstar_jax.model.transformer import init_model
 from qstar_jax.records import TrainBatch
 from qstar_jax.replay import ReplayReader, ReplayWindow, ReplayWriter
@@ -90,6 +92,9 @@ class Trainer:
     self.state = train_step_lib.init_state(
       params, optimizer, config.learner, self.mesh
     )
+    self._publish = Publisher(
+      partitioning.make_publish(self.state.played, self.mesh)
+    )
     self.drift_alarm = DriftAlarm(self.graphdef, config, self.mesh, reporter)
     self.progress = Progress()
     self.window = ReplayWindow(
@@ -116,8 +121,7 @@ class Trainer:
         searchers.for_evaluation(config.search, "sample"),
         config.self_play.batch_size,
       )
-      played = self.state.played
-      self.proposer = Proposer(sampler, played, config.curriculum)
+      self.proposer = Proposer(sampler, self.published, config.curriculum)
     self.examiner = Examiner(
       config,
       self.domain,
@@ -177,9 +181,14 @@ class Trainer:
     )
 
   @property
+  def published(self) -> nnx.State:
+    """The learner's newest params that could play, in the actor's layout."""
+    return self._publish(self.state.played)
+
+  @property
   def played(self) -> nnx.State:
     """Params that play and are evaluated: the gate's, or the learner's."""
-    return self.promotion.params if self.promotion else self.state.played
+    return self.promotion.params if self.promotion else self.published
 
   @property
   def played_step(self) -> int:
@@ -424,7 +433,7 @@ class Trainer:
         self.examiner.players[config.search.searcher],
         self.domain,
         self.held_out.gate,
-        self.state.played,
+        self.published,
         int(self.state.step),
       )
 
@@ -444,7 +453,7 @@ class Trainer:
     start = time.monotonic()
     step = int(self.state.step)
     result = self.promotion.try_candidate(
-      self.state.played,
+      self.published,
       step,
       self._rng(_GATE, self.progress.iteration),
       on_progress,
