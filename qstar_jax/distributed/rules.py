@@ -67,3 +67,15 @@ def constrain(x: chex.Array, axes: Sequence[str | None]) -> chex.Array:
   if jax.sharding.get_abstract_mesh().empty:
     return x
   return jax.lax.with_sharding_constraint(x, spec(axes, LEARNER))
+
+
+def whole(x: chex.Array) -> chex.Array:
+  """Has an array whole on all devices of a shard, inside a `shard_map`.
+
+  What is cut into pieces that the mesh does not divide would be passed on from
+  neighbour to neighbour instead, which may wait for the devices of all shards:
+  in a loop that ends when a shard's own trees do, for ever.
+  """
+  if not jax.sharding.get_abstract_mesh().manual_axes:
+    return x
+  return jax.lax.with_sharding_constraint(x, P())

@@ -20,7 +20,8 @@ from qstar_jax.selfplay.network_expand import make_expand_fn
 from qstar_jax.selfplay.phases import Phases
 from qstar_jax.selfplay.player import group_size
 
-A, B, V = 3, 16, 24
+# V is cut into groups for sampling that two devices do not divide.
+A, B, V = 3, 16, 300
 TEXT = TextConfig(max_prompt_tokens=B, max_step_tokens=2, max_steps=4)
 SEARCH = SearchConfig(num_candidates=A, num_simulations=8, leaves_per_round=2)
 MODEL = ModelConfig(
@@ -60,7 +61,7 @@ def made_up_expand(params, rng_key, store, leaf_BW, width_BW, block):
 def network_expand():
   return make_expand_fn(
     network()[0],
-    ends_step=np.arange(V) < 3,
+    ends_step=np.arange(V) % 3 == 1,
     end_token=1,
     temperature=1.0,
   )
@@ -161,7 +162,10 @@ def test_no_phase_has_a_collective_over_data_or_fsdp(phase):
     "take": (phases.state.tree, by_tree(rows)),
   }[phase]
   text = getattr(phases, phase).lower(*args).compile().as_text()
-  crossed = {c.axes for c in hlo.collectives(text, mesh.shape)}
+  found = hlo.collectives(text, mesh.shape)
+  # Others may wait for all devices, of which some are in no loop any more.
+  assert {c.kind for c in found} <= {"all-gather", "all-reduce"}
+  crossed = {c.axes for c in found}
   assert crossed <= {frozenset({"model"})}
   # The network is split: its layers' sums cross model.
   assert bool(crossed) == (phase in ("seat", "play", "expand"))
