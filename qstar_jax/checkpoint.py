@@ -21,14 +21,16 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 from flax import nnx
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 from orbax.checkpoint import checkpoint_managers
 
 from qstar_jax import configuration
-from qstar_jax.config import CheckpointConfig, ExperimentConfig
+from qstar_jax.config import CheckpointConfig, ExperimentConfig, MeshConfig
+from qstar_jax.distributed import rules
+from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.errors import UserError
 from qstar_jax.learner.train_step import TrainState
+from qstar_jax.model import partitioning
 from qstar_jax.model.transformer import init_model
 from qstar_jax.store import files
 from qstar_jax.text.vocabulary import Vocabulary, from_bytes
@@ -166,7 +168,8 @@ class Checkpointer:
     """The newest checkpoint, or one of the others that are kept.
 
     Args:
-      state: of the same shapes and shardings, e.g. a fresh one; consumed.
+      state: of the same shapes, e.g. a fresh one; consumed. Its shardings are
+        the new ones, whatever the devices and the mesh were that saved.
       earlier: likewise, if one was kept; overwritten with it.
       step: of the checkpoint; the newest by default.
 
@@ -382,19 +385,22 @@ def _open_for_reading(root: epath.Path) -> ocp.CheckpointManager:
   )
 
 
-def load(path: epath.PathLike) -> Loaded:
+def load(path: epath.PathLike, mesh: Mesh | None = None) -> Loaded:
   """What plays in a run, or one of its checkpoints by its own directory.
 
   That is the newest checkpoint; behind a gate, the one that it accepted last.
 
   Args:
     path: a run directory, or `RUN/checkpoints/STEP`.
+    mesh: that the parameters come to lie on in the actor's layout, whatever the
+      run's was; by default all devices have them whole.
 
   Returns:
-    The checkpoint, with replicated parameters on all devices.
+    The checkpoint.
 
   Raises:
-    UserError: there is none, or it cannot be read.
+    UserError: there is none, it cannot be read, or the mesh does not divide its
+      network.
   """
   path = epath.Path(path).resolve()
   is_one = path.name.isdigit() and path.parent.name == "checkpoints"
@@ -416,10 +422,9 @@ def load(path: epath.PathLike) -> Loaded:
     config = configuration.from_json(meta["config"])
     vocabulary = vocabulary_from_json(meta["vocabulary"])
     graphdef, params = init_model(config.model, vocabulary.size, config.seed)
-    mesh = jax.make_mesh(
-      (jax.device_count(),), ("data",), axis_types=(AxisType.Auto,)
+    params = partitioning.params_in(
+      rules.ACTOR, params, mesh or make_mesh(MeshConfig())
     )
-    params = jax.device_put(params, NamedSharding(mesh, P()))
     played = "average" if config.learner.ema_decay > 0 else "params"
     items = _restore(
       manager, step, directory, {played: nnx.to_pure_dict(params)}

@@ -1,4 +1,7 @@
-"""The one exception that a user, not a developer, is meant to read."""
+"""The one exception that a user, not a developer, is meant to read.
+
+And the numbers that its messages offer instead of the wrong one.
+"""
 
 
 class UserError(ValueError):
@@ -7,3 +10,17 @@ class UserError(ValueError):
   The message is one or more lines, each naming the value, the rule it breaks
   and the fix. Commands print it without a traceback and exit with code 2.
   """
+
+
+def nearest_divisors(whole: int, near: int) -> str:
+  """The divisors of `whole` next to `near`, e.g. "4 or 8" of 16 near 5."""
+  divisors = [d for d in range(1, whole + 1) if whole % d == 0]
+  below = [d for d in divisors if d < near][-1:]
+  above = [d for d in divisors if d > near][:1]
+  return " or ".join(map(str, below + above))
+
+
+def nearest_multiples(of: int, near: int) -> str:
+  """The multiples next to `near`, e.g. "96 or 104" of 8 near 100."""
+  below = near // of * of
+  return " or ".join(str(m) for m in (below, below + of) if m > 0)

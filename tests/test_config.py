@@ -11,7 +11,7 @@ import hypothesis.strategies as st
 import pytest
 
 from qstar_jax import config as config_lib
-from qstar_jax import configuration, validation
+from qstar_jax import configuration, errors, validation
 from qstar_jax.config import ExperimentConfig
 from qstar_jax.errors import UserError
 
@@ -451,10 +451,10 @@ def test_batches_that_do_not_fit_the_devices_get_the_nearest_that_do():
   with pytest.raises(UserError) as raised:
     validation.validate_for_devices(config, 8)
   assert str(raised.value).splitlines() == [
-    "learner.batch_size is 100: must be divisible by the 8 devices of "
-    "mesh.data; use 96 or 104",
-    "evaluation.batch_size is 4: must be divisible by the 8 devices of "
-    "mesh.data; use 8",
+    "learner.batch_size is 100: must be divisible by mesh.data * mesh.fsdp "
+    "= 8; use 96 or 104",
+    "evaluation.batch_size is 4: must be divisible by mesh.data * mesh.fsdp "
+    "= 8; use 8",
   ]
 
 
@@ -470,9 +470,9 @@ def test_a_mesh_that_does_not_fit_the_devices():
 def test_nearest_values_obey_the_rule_that_they_are_offered_for(
   whole, near, of
 ):
-  for divisor in validation.nearest_divisors(whole, near).split(" or "):
+  for divisor in errors.nearest_divisors(whole, near).split(" or "):
     assert not divisor or whole % int(divisor) == 0
-  multiples = validation.nearest_multiples(of, near).split(" or ")
+  multiples = errors.nearest_multiples(of, near).split(" or ")
   assert all(m % of == 0 and abs(m - near) <= of for m in map(int, multiples))
 
 

@@ -33,9 +33,10 @@ ALLOWED = {
   "selfplay": _WORLD,
   "labels": _PLAY,
   "learner": {"model", "replay", "distributed"},
-  "checkpoint": {"configuration", "learner", "model", "store", "text"},
+  "checkpoint": {"configuration", "distributed", "learner", "model"}
+  | {"store", "text"},
   "evaluation": _PLAY | {"labels", "checkpoint", "configuration"},
-  "validation": {"domains", "search", "distributed"},
+  "validation": {"domains", "model", "search", "distributed"},
   "configuration": {"validation", "store"},
   "training": _PLAY
   | {"configuration", "validation", "data", "labels", "learner"}

@@ -28,7 +28,7 @@ from etils import epath
 
 from qstar_jax import configuration
 from qstar_jax.cli import runtime
-from qstar_jax.config import ExperimentConfig
+from qstar_jax.config import ExperimentConfig, MeshConfig
 from qstar_jax.errors import UserError
 
 # In one call of a loop: enough that the call itself costs little.
@@ -121,8 +121,9 @@ def learner_part(config: ExperimentConfig) -> Part:
   """A gradient step on lines of random legal play."""
   import jax
   import numpy as np
-  from jax.sharding import Mesh
 
+  from qstar_jax.distributed import rules
+  from qstar_jax.distributed.mesh import make_mesh
   from qstar_jax.learner import train_step
   from qstar_jax.training import hindsight, inputs
   from qstar_jax.training.preemption import PreemptionFlag
@@ -143,8 +144,9 @@ def learner_part(config: ExperimentConfig) -> Part:
     batch_size=config.learner.batch_size,
   )
   # The share of one device, as its program sees it.
-  share = jax.tree.map(lambda x: x[None, : len(x) // mesh.shape["data"]], batch)
-  one = Mesh(mesh.devices.reshape(-1)[:1].reshape(1, 1, 1), mesh.axis_names)
+  num_shards = rules.num_shards(mesh.shape)
+  share = jax.tree.map(lambda x: x[None, : len(x) // num_shards], batch)
+  one = make_mesh(MeshConfig(), mesh.devices.flat[:1])
   steps = train_step.make_train_steps(
     setup.graphdef,
     train_step.make_optimizer(config.learner, total_steps=1),
@@ -173,6 +175,7 @@ def learner_part(config: ExperimentConfig) -> Part:
 
 def decoding_part(config: ExperimentConfig) -> Part:
   """Candidates of a step at the deepest nodes of a table of trees."""
+  from qstar_jax.distributed import rules
   from qstar_jax.distributed.mesh import make_mesh
   from tools import search_parts
   from tools.search_engines import Case
@@ -186,7 +189,7 @@ def decoding_part(config: ExperimentConfig) -> Part:
     num_candidates=config.search.num_candidates,
     vocabulary_size=config.text.vocabulary_size,
     model=config.model,
-    num_devices=make_mesh(config.mesh).shape["data"],
+    num_devices=rules.num_shards(make_mesh(config.mesh).shape),
   )
   return Part(search_parts.decode(case), search_parts.products(case))
 

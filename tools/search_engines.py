@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from qstar_jax.config import ModelConfig, SearchConfig
+from qstar_jax.config import MeshConfig, ModelConfig, SearchConfig
+from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.model import decoding, sampling, step_cache
 from qstar_jax.model.attention import mask_bias
 from qstar_jax.model.proposal import independent
@@ -129,12 +130,7 @@ def compiled(case: Case, fn, shared: Any, *by_tree: Any) -> Program:
     shared: arrays that all devices have.
     *by_tree: arrays that begin with the trees.
   """
-  mesh = jax.make_mesh(
-    (case.num_devices,),
-    ("data",),
-    axis_types=(AxisType.Auto,),
-    devices=jax.devices()[: case.num_devices],
-  )
+  mesh = make_mesh(MeshConfig(), jax.devices()[: case.num_devices])
   specs = (P(), *(P("data") for _ in by_tree))
   args = [
     jax.device_put(value, NamedSharding(mesh, spec))

@@ -215,8 +215,8 @@ class MeshConfig:
 
   Attributes:
     data: trees and lines are split over it.
-    fsdp: parameters are split over it.
-    model: heads and hidden units are split over it.
+    fsdp: they are split over it too, and so are the learner's parameters.
+    model: heads, hidden units and the vocabulary are split over it.
     cpu_devices: virtual devices to make when the platform is CPU.
     actor_devices: of all devices, those that self-play has for itself in
       `run_mode` split, over `data` and `model`; the axes above are the

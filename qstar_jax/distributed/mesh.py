@@ -1,13 +1,16 @@
 """The device mesh."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from qstar_jax.config import MeshConfig
-from qstar_jax.errors import UserError
+from qstar_jax.errors import UserError, nearest_multiples
 
 AXES = ("data", "fsdp", "model")
 
@@ -38,12 +41,47 @@ def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
   return tuple(sizes)
 
 
+def actor_axes(config: MeshConfig) -> MeshConfig:
+  """The axes of self-play's own devices, where it has some."""
+  return dataclasses.replace(config, data=-1, fsdp=1)
+
+
 def make_mesh(
   config: MeshConfig, devices: Sequence[jax.Device] | None = None
 ) -> Mesh:
-  """The mesh over devices, all by default, for automatic partitioning."""
+  """A mesh for automatic partitioning.
+
+  Slices are joined along data alone: between them the network is slow, and
+  data is what crosses it least, once in a gradient step.
+
+  Args:
+    config: its axes.
+    devices: to be used up, of a topology too; all devices by default.
+
+  Returns:
+    The mesh, neighbours on it being neighbours on the machine where possible.
+
+  Raises:
+    UserError: the axes do not fit the devices, or data their slices.
+  """
   devices = jax.devices() if devices is None else devices
-  shape = mesh_shape(config, len(devices))
-  return jax.make_mesh(
-    shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices
-  )
+  data, *inside = mesh_shape(config, len(devices))
+  # Only TPUs have slices.
+  num_slices = len({getattr(d, "slice_index", None) for d in devices})
+  if data % num_slices:
+    raise UserError(
+      f"mesh.data is {data}: must be divisible by the {num_slices} slices, "
+      "which are joined along it; use "
+      f"{nearest_multiples(num_slices, data)}, and mesh.fsdp or mesh.model "
+      "within a slice"
+    )
+  shape = data // num_slices, *inside
+  if num_slices == 1:
+    grid = mesh_utils.create_device_mesh(
+      shape, devices, allow_split_physical_axes=True
+    )
+  else:
+    grid = mesh_utils.create_hybrid_device_mesh(
+      shape, (num_slices, 1, 1), devices, allow_split_physical_axes=True
+    )
+  return Mesh(np.asarray(grid), AXES, axis_types=(AxisType.Auto,) * len(AXES))

@@ -9,6 +9,7 @@ from etils import epath
 
 from qstar_jax import checkpoint
 from qstar_jax.config import ExperimentConfig, SearchConfig
+from qstar_jax.distributed import rules
 from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.domains import make_domain
 from qstar_jax.errors import UserError
@@ -50,10 +51,10 @@ class Opened:
   def player(self, search: SearchConfig, num_trees: int) -> Player:
     """A player of the checkpoint's network.
 
-    Trees are rounded up to a multiple of the mesh's data axis.
+    Trees are rounded up to a multiple of the mesh's data * fsdp.
     """
     mesh = make_mesh(self.config.mesh)
-    num_shards = mesh.shape["data"]
+    num_shards = rules.num_shards(mesh.shape)
     return Player(
       self.loaded.graphdef,
       self.domain,
@@ -119,13 +120,13 @@ def open_checkpoint(
 
   Raises:
     UserError: no readable checkpoint there, unknown domain, or the config
-      changes the network.
+      changes the network or has a mesh that does not fit.
   """
   if domain in (None, config.domain.name):
     rules = make_domain(config.domain.name, config.domain.options)
   else:
     rules = make_domain(domain)
-  loaded = checkpoint.load(path)
+  loaded = checkpoint.load(path, make_mesh(config.mesh))
   for field, made in dataclasses.asdict(loaded.config.model).items():
     if (value := getattr(config.model, field)) != made:
       raise UserError(

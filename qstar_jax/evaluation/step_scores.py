@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, Sharding
-from jax.sharding import PartitionSpec as P
 
 from qstar_jax.config import TextConfig
+from qstar_jax.distributed import rules
 from qstar_jax.records import LabelledLine
 from qstar_jax.text.vocabulary import Vocabulary
 from qstar_jax.text.windows import excerpts
@@ -49,9 +49,10 @@ def _split_rows(params: Any, batch_size: int) -> tuple[Sharding, int]:
   sharding = jax.tree.leaves(params)[0].sharding
   if not isinstance(sharding, NamedSharding):
     return sharding, batch_size
-  num_shards = sharding.mesh.shape["data"]
+  num_shards = rules.num_shards(sharding.mesh.shape)
   num_rows = -(-batch_size // num_shards) * num_shards
-  return NamedSharding(sharding.mesh, P("data")), num_rows
+  by_row = rules.sharding(("lines",), rules.ACTOR, sharding.mesh)
+  return by_row, num_rows
 
 
 def score_lines(

@@ -41,7 +41,7 @@ def network_source(
     vocabulary: of the network.
     config: of its run: `labels`, the network's shapes, and how many are played
       or judged at a time.
-    mesh: plays are split over its data axis.
+    mesh: plays are split over its axes data and fsdp.
     seed: of the play; with a line's index it determines the labels.
     params_version: of `params`.
   """

@@ -113,8 +113,8 @@ def make_rollout_fn(
     model: shapes of the network.
     text: limits of prompts and steps.
     num_rollouts: K.
-    num_trees: prefixes at a time; divides by the mesh's data axis.
-    mesh: prefixes are split over its data axis.
+    num_trees: prefixes at a time; divides by the mesh's data * fsdp.
+    mesh: prefixes are split over its axes data and fsdp.
   """
   text = text_for_prefixes(text)
   search = SearchConfig(num_lines=num_rollouts, beam_width=num_rollouts)

@@ -107,8 +107,8 @@ def make_sample_fn(
     model: shapes of the network.
     text: limits of prompts and steps.
     search: gives the number of lines.
-    num_trees: problems at a time; divides by the mesh's data axis.
-    mesh: problems are split over its data axis.
+    num_trees: problems at a time; divides by the mesh's data * fsdp.
+    mesh: problems are split over its axes data and fsdp.
     seed: of the play; with a problem's number it determines its lines.
     params_version: of `params`.
   """

@@ -55,7 +55,7 @@ class DriftMeter:
     """How the params differ from those that sampled the trees.
 
     Args:
-      params: of the network, replicated over the mesh.
+      params: of the network, on the mesh.
       trees: at least one; those past the first `learner.batch_size` are not
         looked at.
       rng: draws the steps; consumed.

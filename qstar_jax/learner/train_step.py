@@ -11,10 +11,11 @@ import optax
 import optax.contrib
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from qstar_jax.config import LearnerConfig
+from qstar_jax.distributed import rules
 from qstar_jax.learner import objective, regularizers
+from qstar_jax.model import partitioning
 from qstar_jax.records import TrainBatch
 
 # The learning rate decays to this share of its peak, along a half cosine.
@@ -105,14 +106,11 @@ def _muon_dimensions(params: nnx.State) -> nnx.State:
   )
 
 
-def init_state(
+def _new_state(
   params: nnx.State,
   optimizer: optax.GradientTransformation,
   config: LearnerConfig,
-  mesh: Mesh,
 ) -> TrainState:
-  """The state before the first step, replicated over the mesh."""
-
   def copy(params):
     # The step consumes all of them.
     return jax.tree.map(jnp.copy, params)
@@ -126,8 +124,63 @@ def init_state(
     extra["target_heads"] = copy(params[_TOKEN_Q_HEADS])
   if config.kl_target > 0:
     extra["kl_coefficient"] = jnp.float32(config.losses["kl"])
-  state = TrainState(jnp.int32(0), params, optimizer.init(params), **extra)
-  return jax.device_put(state, NamedSharding(mesh, P()))
+  params = copy(params)
+  return TrainState(jnp.int32(0), params, optimizer.init(params), **extra)
+
+
+def abstract_state(
+  params: nnx.State,
+  optimizer: optax.GradientTransformation,
+  config: LearnerConfig,
+  mesh: Mesh,
+) -> TrainState:
+  """What `init_state` gives, as `jax.ShapeDtypeStruct`s with shardings.
+
+  Args:
+    params: of the network, or their shapes.
+    optimizer: see `make_optimizer`.
+    config: of the learner.
+    mesh: its devices need not be there.
+
+  Raises:
+    UserError: the mesh does not divide the parameters.
+  """
+  state = jax.eval_shape(lambda x: _new_state(x, optimizer, config), params)
+  return jax.tree.map(
+    lambda x, sharding: jax.ShapeDtypeStruct(
+      x.shape, x.dtype, sharding=sharding
+    ),
+    state,
+    state_shardings(state, mesh),
+  )
+
+
+def init_state(
+  params: nnx.State,
+  optimizer: optax.GradientTransformation,
+  config: LearnerConfig,
+  mesh: Mesh,
+) -> TrainState:
+  """The state before the first step, in the learner's layout; copies params."""
+  params = partitioning.params_in(rules.LEARNER, params, mesh)
+  abstract = abstract_state(params, optimizer, config, mesh)
+  make = jax.jit(
+    lambda x: _new_state(x, optimizer, config),
+    out_shardings=jax.tree.map(lambda x: x.sharding, abstract),
+  )
+  return make(params)
+
+
+def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
+  """How a state, or its shapes, lies on a mesh: the learner's layout."""
+  params = partitioning.shardings(state.params, rules.LEARNER, mesh)
+  others = partitioning.optimizer_shardings(
+    state._replace(params=None, target_heads=None), rules.LEARNER, mesh
+  )
+  if state.target_heads is None:
+    return others._replace(params=params)
+  # Their paths say no more whose heads they are.
+  return others._replace(params=params, target_heads=params[_TOKEN_Q_HEADS])
 
 
 def loss_fn(
@@ -191,13 +244,13 @@ def make_train_steps(
   *,
   reference_step: int = 0,
 ) -> Callable[[TrainState, TrainBatch], tuple[TrainState, dict]]:
-  """Compiled gradient steps; lines are split over the mesh's data axis.
+  """Compiled gradient steps, in the learner's layout.
 
   Args:
     graphdef: structure of the network.
     optimizer: see `make_optimizer`.
     config: of the learner.
-    mesh: that the state is replicated over.
+    mesh: that the state is on.
     reference_step: step after which the reference of the KL loss stays what it
       is; up to there it is the newest params, and KL 0.
 
@@ -225,12 +278,18 @@ def make_train_steps(
       step=state.step + 1, params=params, opt_state=opt_state
     ), metrics
 
-  replicated = NamedSharding(mesh, P())
+  def train_steps(state, batches):
+    lies = state_shardings(state, mesh)
+
+    def body(state, batch):
+      state, metrics = train_step(state, batch)
+      return jax.lax.with_sharding_constraint(state, lies), metrics
+
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return jax.lax.scan(body, state, batches)
+
   return jax.jit(
-    lambda state, batches: jax.lax.scan(train_step, state, batches),
-    in_shardings=(replicated, _by_line(mesh)),
-    out_shardings=(replicated, replicated),
-    donate_argnums=0,
+    train_steps, in_shardings=(None, _by_line(mesh)), donate_argnums=0
   )
 
 
@@ -242,4 +301,4 @@ def put_batches(batches: Sequence[TrainBatch], mesh: Mesh) -> TrainBatch:
 
 def _by_line(mesh: Mesh) -> NamedSharding:
   """Of stacked batches [S, B, ...]."""
-  return NamedSharding(mesh, P(None, "data"))
+  return rules.sharding((None, "lines"), rules.LEARNER, mesh)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from qstar_jax.config import ModelConfig
+from qstar_jax.distributed import rules
 from qstar_jax.model.attention import Segment, attend, mask_bias
 from qstar_jax.model.proposal import Proposal
 from qstar_jax.model.step_cache import Prefix
@@ -223,7 +224,8 @@ def _decode_together(
     step = streams.step
     proposed, choice = proposal.choose(
       streams.proposed,
-      model.logits(streams.hidden),
+      # To be cut into groups for sampling.
+      rules.whole(model.logits(streams.hidden)),
       streams.is_open,
       uniform_TXAU[step],
       width_X,

@@ -138,15 +138,6 @@ _BLOCK_FIRST = frozenset(
 )
 
 
-def tree_axes(store: StepStore) -> StepStore:
-  """Which axis of every array is B, as a store of integers."""
-
-  def axis(name, value):
-    return jax.tree.map(lambda _: int(name in _BLOCK_FIRST), value)
-
-  return StepStore(*(axis(*item) for item in store._asdict().items()))
-
-
 def prefill(
   model: Transformer,
   store: StepStore,

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from qstar_jax.config import ModelConfig
+from qstar_jax.distributed import rules
 
 # Z, of Q: the smaller one of two is not too high by chance.
 _NUM_TOKEN_Q_HEADS = 2
@@ -261,9 +262,14 @@ class Transformer(nnx.Module):
     """The layers, ready to run; make it once per compiled function."""
     return LayerStack(self.layers, self.config)
 
+  def _embedding(self) -> chex.Array:
+    """[V, M], gathered once for all that it is read for."""
+    return rules.constrain(self.embedding.embedding[...], ("vocabulary", None))
+
   def embed(self, tokens_T: chex.Array) -> chex.Array:
     """[...] int32 tokens to [..., M]."""
-    return self.embedding(tokens_T)
+    dtype = jnp.dtype(self.config.compute_dtype)
+    return jnp.take(self._embedding().astype(dtype), tokens_T, axis=0)
 
   def forward(self, tokens_BT: chex.Array) -> chex.Array:
     """Hidden states of whole sequences, the heads' input.
@@ -281,18 +287,21 @@ class Transformer(nnx.Module):
     )
     rotation = rotation_at(position_BT, self.config)
 
+    def by_line(x_BTM):
+      return rules.constrain(x_BTM, ("lines", None, None))
+
     def fn(layer, x_BTM):
       query, key, value = layer.project(x_BTM, rotation)
       attended = jax.nn.dot_product_attention(query, key, value, is_causal=True)
-      return layer.finish(x_BTM, attended), ()
+      return by_line(layer.finish(x_BTM, attended)), ()
 
-    x_BTM, _ = self.layer_stack().run(fn, self.embed(tokens_BT))
+    x_BTM = by_line(self.embed(tokens_BT))
+    x_BTM, _ = self.layer_stack().run(fn, x_BTM)
     return self.final_norm(x_BTM)
 
   def logits(self, hidden_TM: chex.Array) -> chex.Array:
     """Policy head: [..., M] to [..., V] float32 logits of the next token."""
-    embedding_VM = self.embedding.embedding[...]
-    return hidden_TM.astype(jnp.float32) @ embedding_VM.T
+    return hidden_TM.astype(jnp.float32) @ self._embedding().T
 
   def heads(self, hidden_TM: chex.Array) -> HeadOutput:
     """Value and PRM heads: [..., M] to logits [...]."""
@@ -313,7 +322,7 @@ class Transformer(nnx.Module):
 
   def _fixed_embedding(self) -> chex.Array:
     """[V, M]; what tokens are is learned from the policy, not from Q."""
-    return jax.lax.stop_gradient(self.embedding.embedding[...])
+    return jax.lax.stop_gradient(self._embedding())
 
   def token_q(self, hidden_TM: chex.Array, tokens_TA: chex.Array) -> chex.Array:
     """Token-Q heads: Q of A next tokens, in the unit of rewards.

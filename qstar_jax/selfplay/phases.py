@@ -2,26 +2,37 @@
 
 A *table* is the state of B searches. A tree that is done makes room for another
 problem while its neighbours go on.
+
+The trees are split by hand over the mesh's axes data and fsdp, so that each
+device runs as many rounds as its own trees need and asks no other; over model,
+where the devices of a group share trees and split the network, by the compiler.
 """
 
 import functools
+import math
 import os
+from collections.abc import Callable
+from typing import Any
 
 import chex
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
 from qstar_jax.config import ModelConfig, SearchConfig, TextConfig
+from qstar_jax.distributed import rules
 from qstar_jax.errors import UserError
-from qstar_jax.model import step_cache
+from qstar_jax.model import partitioning, step_cache
 from qstar_jax.search import driver
 from qstar_jax.search import tree as tree_lib
 from qstar_jax.search.driver import SearchState
 from qstar_jax.search.expand import ExpandFn
 from qstar_jax.search.tree import SearchTree
+
+# Logical axes, see `distributed.rules`.
+Axes = tuple[str | None, ...]
 
 
 def _rows(tree: SearchTree, row_G: chex.Array) -> SearchTree:
@@ -29,25 +40,35 @@ def _rows(tree: SearchTree, row_G: chex.Array) -> SearchTree:
   return jax.tree.map(lambda x: x.at[row_G].get(mode="clip"), tree)
 
 
-class Phases:
-  """Compiled functions of a table; every device has trees of its own.
+def _state_by(by_axes: Callable[[Axes], Any]) -> SearchState:
+  """A state's fields, by the logical axes of their arrays."""
+  trees = by_axes(("trees",))
+  store = step_cache.StepStore(*map(by_axes, partitioning.STORE_AXES))
+  return SearchState(trees, store, trees, trees)
 
-  `row_G` lists trees of each device by their places on it: int32 [S * G], G for
-  each of S devices; what is past the end is no tree. States are consumed.
+
+class Phases:
+  """Compiled functions of a table; every shard has trees of its own.
+
+  A shard is a device, or the group of them that splits the network over model.
+  `row_G` lists trees of each shard by their places on it: int32 [S * G], G for
+  each of S shards; what is past the end is no tree. States are consumed, params
+  are in the actor's layout.
 
   Attributes:
+    state: `jax.ShapeDtypeStruct`s of a table's state with their shardings, by
+      which the functions can be compiled where there are no such devices.
     empty: () -> state, a table at which all trees are done.
     seat: (params, state, row_G, prompt_GP, length_G, before_G, seed_G,
       budget_G) -> state, with new trees at their first move in the place of
       others; before_G are steps that the prompts end with.
     take: (tree, row_G) -> trees [S * G].
     play: (params, state, num_done) -> state; stops when as many trees of each
-      device are done. Outcomes come from the network.
+      shard are done. Outcomes come from the network.
     expand: (params, state) -> (state, leaf_BW, expansion), half a round.
     insert: (state, expansion, judgement) -> state, the other half; moves that
       are over are committed.
     by_tree: sharding of arrays whose first axis is B, or S * G.
-    replicated: sharding of parameters.
   """
 
   def __init__(
@@ -61,7 +82,13 @@ class Phases:
     num_trees: int,
     mesh: Mesh,
   ):
-    """Compiles nothing yet; see `Player` for the arguments."""
+    """Compiles nothing yet; see `Player` for the arguments.
+
+    Raises:
+      UserError: the network does not divide by the mesh.
+    """
+    if errors := partitioning.misfits(model, mesh.shape):
+      raise UserError("\n".join(errors))
     self._graphdef = graphdef
     self._search, self._max_steps = search, text.max_steps
     num_nodes = driver.num_nodes_needed(search, text.max_steps)
@@ -80,23 +107,28 @@ class Phases:
       max_step_tokens=text.max_step_tokens,
       max_steps=text.max_steps,
     )
-    self._check_memory(num_trees, mesh)
     self._compile(expand_fn, num_trees, mesh)
 
-  def _check_memory(self, num_trees: int, mesh: Mesh) -> None:
-    """UserError if the trees and their store are larger than the memory."""
-    state = jax.eval_shape(functools.partial(self._empty, num_trees))
-    needed = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
-    device = mesh.devices.flat[0]
-    stats = device.memory_stats() or {}
+  def num_bytes(self) -> int:
+    """Bytes of a table's state on one device."""
+    return sum(
+      math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+      for x in jax.tree.leaves(self.state)
+    )
+
+  def check_memory(self) -> None:
+    """UserError if a table is larger than the memory of its devices."""
+    mesh = self.by_tree.mesh
+    stats = mesh.devices.flat[0].memory_stats() or {}
     # CPU devices share what the machine has.
-    limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if "bytes_limit" in stats:
-      limit = stats["bytes_limit"] * mesh.shape["data"]
+    limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / mesh.size
+    limit = stats.get("bytes_limit", limit) * mesh.size
+    needed = self.num_bytes() * mesh.size
     if needed > limit:
       search = self._search
       raise UserError(
-        f"search: {num_trees} trees of {state.num_nodes} nodes and their step "
+        f"search: {self.state.tree.is_done.size} trees of "
+        f"{self.state.num_nodes} nodes and their step "
         f"cache need {needed / 1e9:,.0f} GB, over the {limit / 1e9:,.0f} GB of "
         f"memory; lower search.beam_width ({search.beam_width}), "
         f"search.num_simulations ({search.num_simulations}), "
@@ -106,52 +138,57 @@ class Phases:
 
   def _compile(self, expand_fn: ExpandFn, num_trees: int, mesh: Mesh) -> None:
     """Wraps the phases for the mesh."""
-    trees, params = P("data"), P()
-    store = jax.tree.map(
-      lambda axis: P(*(None,) * axis, "data"),
-      step_cache.tree_axes(
-        jax.eval_shape(lambda: self._empty_store(num_trees=1))
-      ),
-    )
-    state = SearchState(trees, store, trees, trees)
+    trees, everywhere = rules.spec(("trees",), rules.BY_HAND), P()
+    state = _state_by(lambda axes: rules.spec(axes, rules.BY_HAND))
+    lies = _state_by(lambda axes: rules.sharding(axes, rules.ACTOR, mesh))
+    self.by_tree = rules.sharding(("trees",), rules.ACTOR, mesh)
     how = expand_fn, self._search, self._max_steps
 
-    def sharded(fn, in_specs, out_specs, donate=()):
-      # Scalars are equal on all devices by construction, not by inference.
+    def sharded(fn, in_specs, out_specs, out_shardings, donate=()):
       mapped = jax.shard_map(
-        fn, mesh=mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+        fn,
+        mesh=mesh,
+        in_specs=in_specs,
+        out_specs=out_specs,
+        axis_names={*rules.BATCH_AXES},
+        # Scalars are equal on all devices by construction, not by inference.
+        check_vma=False,
       )
-      return jax.jit(mapped, donate_argnums=donate)
+      return jax.jit(mapped, out_shardings=out_shardings, donate_argnums=donate)
 
     self.seat = sharded(
-      self._seat, (params, state, *(trees,) * 6), state, donate=1
+      self._seat, (everywhere, state, *(trees,) * 6), state, lies, donate=1
     )
-    self.take = sharded(_rows, (trees, trees), trees)
+    self.take = sharded(_rows, (trees, trees), trees, self.by_tree)
     self.play = sharded(
       lambda params, state, num_done: driver.play(
         params, state, *how, num_done
       ),
-      (params, state, P()),
+      (everywhere, state, everywhere),
       state,
+      lies,
       donate=1,
     )
     self.expand = sharded(
       lambda params, state: driver.select_and_expand(params, state, *how),
-      (params, state),
+      (everywhere, state),
       (state, trees, trees),
+      (lies, self.by_tree, self.by_tree),
       donate=1,
     )
-    self.insert = sharded(self._insert, (state, trees, trees), state, donate=0)
-    self.empty = jax.jit(
-      functools.partial(self._empty, num_trees),
-      out_shardings=jax.tree.map(
-        lambda spec: NamedSharding(mesh, spec),
-        state,
-        is_leaf=lambda x: isinstance(x, P),
-      ),
+    self.insert = sharded(
+      self._insert, (state, trees, trees), state, lies, donate=0
     )
-    self.by_tree = NamedSharding(mesh, trees)
-    self.replicated = NamedSharding(mesh, params)
+    empty = functools.partial(self._empty, num_trees)
+    self.empty = jax.jit(empty, out_shardings=lies)
+    shapes = jax.eval_shape(empty)
+    self.state = jax.tree.map(
+      lambda x, sharding: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=sharding
+      ),
+      shapes,
+      jax.tree.broadcast(lies, shapes),
+    )
 
   def _empty(self, num_trees: int) -> SearchState:
     tree = self._new_tree(

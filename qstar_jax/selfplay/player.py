@@ -18,7 +18,9 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from qstar_jax.config import ModelConfig, SearchConfig, TextConfig
+from qstar_jax.distributed import rules
 from qstar_jax.errors import UserError
+from qstar_jax.model import partitioning
 from qstar_jax.records import Domain, Problem
 from qstar_jax.search import budget, searchers
 from qstar_jax.search import tree as tree_lib
@@ -34,7 +36,7 @@ from qstar_jax.text.vocabulary import Vocabulary
 
 # A table is filled up again when one in so many of its trees is done: filling
 # costs a prefill, and waiting costs rounds.
-_REFILL_FRACTION = 8
+REFILL_FRACTION = 8
 
 
 class Job(NamedTuple):
@@ -95,6 +97,14 @@ def text_for_prefixes(text: TextConfig) -> TextConfig:
   return dataclasses.replace(text, max_prompt_tokens=longest)
 
 
+def group_size(shard_size: int) -> int:
+  """Trees of a shard of so many that are seated, or leave the table, at once.
+
+  It is G of `Phases`, and how many a `Phases.play` waits for.
+  """
+  return -(-shard_size // REFILL_FRACTION)
+
+
 class Player:
   """Plays problems. See `play`.
 
@@ -124,11 +134,12 @@ class Player:
       model: shapes of the network.
       text: limits of prompts and steps.
       search: how to search.
-      num_trees: B, over all devices; divides by the mesh's data axis.
-      mesh: trees are split over its data axis.
+      num_trees: B, over all devices; divides by the mesh's data * fsdp.
+      mesh: trees are split over its axes data and fsdp, the network over model.
 
     Raises:
-      UserError: the domain cannot name states, or memory is too small.
+      UserError: the domain cannot name states, the network does not divide by
+        the mesh, or memory is too small.
     """
     if search.share_statistics and not hasattr(domain, "state_key"):
       raise UserError(
@@ -144,10 +155,10 @@ class Player:
     self._by_token = searchers.is_by_token(search)
     self.num_trees = num_trees
     self.usage = Usage()
-    self._num_shards = mesh.shape["data"]
+    self._mesh = mesh
+    self._num_shards = rules.num_shards(mesh.shape)
     self._shard_size = num_trees // self._num_shards
-    # Trees of a device that are seated, or leave the table, at once.
-    self._group_size = -(-self._shard_size // _REFILL_FRACTION)
+    self._group_size = group_size(self._shard_size)
     expand_fn = make_expand_fn(
       graphdef,
       ends_step=vocabulary.ends_step | self._by_token,
@@ -164,13 +175,15 @@ class Player:
       num_trees=num_trees,
       mesh=mesh,
     )
+    self._phases.check_memory()
     self._empty_tables: list[SearchState] = []
 
   def play(self, params: Any, jobs: Iterable[Job]) -> Iterator[Played]:
     """Plays problems to the end.
 
     Args:
-      params: of the network, on any devices.
+      params: of the network, on any devices; those that are in the actor's
+        layout need not move.
       jobs: drawn only as there is room for them.
 
     Yields:
@@ -180,7 +193,7 @@ class Player:
       UserError: a prompt is longer than text.max_prompt_tokens, nothing may
         follow a job's steps, or a budget is too small for a line.
     """
-    params = jax.device_put(params, self._phases.replicated)
+    params = partitioning.params_in(rules.ACTOR, params, self._mesh)
     self.usage = Usage()
     queue = enumerate(jobs)
     finished: dict[int, Played] = {}
@@ -198,7 +211,7 @@ class Player:
 
   def compile(self, params: Any) -> None:
     """Compiles what `play` needs, so that the first plays take no longer."""
-    params = jax.device_put(params, self._phases.replicated)
+    params = partitioning.params_in(rules.ACTOR, params, self._mesh)
     state = self._take_table()
     (nobody,) = self._groups([], at_least=1)
     state = self._seat(params, state, nobody, [])
@@ -296,7 +309,7 @@ class Player:
     free = [row for row, seat in enumerate(seats) if seat is None]
     if len(free) < self._group_size * self._num_shards:
       return state, True
-    # One on each device, and then the next.
+    # One on each shard, and then the next.
     free.sort(key=lambda row: row % self._shard_size)
     jobs = list(itertools.islice(queue, len(free)))
     rows = dict(zip(free, jobs, strict=False))
@@ -335,7 +348,7 @@ class Player:
   def _groups(
     self, rows: Sequence[int], at_least: int = 0
   ) -> list[list[int | None]]:
-    """Rows of the table in groups of as many for each device, or None."""
+    """Rows of the table in groups of as many for each shard, or None."""
     by_shard = [
       [row for row in rows if row // self._shard_size == shard]
       for shard in range(self._num_shards)
@@ -350,7 +363,7 @@ class Player:
     ]
 
   def _to_device(self, group: Sequence[int | None]) -> jax.Array:
-    """A group's places on their devices; those past the end are no place."""
+    """A group's places on their shards; those past the end are no place."""
     size = self._shard_size
     places = [size if row is None else row % size for row in group]
     return jax.device_put(np.array(places, np.int32), self._phases.by_tree)

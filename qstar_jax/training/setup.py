@@ -8,13 +8,14 @@ import jax
 import numpy as np
 from etils import epath
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from qstar_jax import checkpoint as checkpoint_lib
 from qstar_jax.config import ExperimentConfig, MeshConfig, SearchConfig
-from qstar_jax.distributed.mesh import make_mesh
+from qstar_jax.distributed import rules
+from qstar_jax.distributed.mesh import actor_axes, make_mesh
 from qstar_jax.domains import make_domain, splits
+from qstar_jax.model import partitioning
 from qstar_jax.model.transformer import init_model
 from qstar_jax.records import Domain
 from qstar_jax.selfplay.player import Player
@@ -66,11 +67,8 @@ class Setup:
     )
 
   def place(self, params: nnx.State) -> nnx.State:
-    """Params as players on the mesh read them: each device has all.
-
-    Those that lie on other devices are copied.
-    """
-    return jax.device_put(params, NamedSharding(self.mesh, P()))
+    """Params in the actor's layout, copied if they lie on other devices."""
+    return partitioning.params_in(rules.ACTOR, params, self.mesh)
 
   def rng(
     self, stream: int, index: int, actor_id: int = 0
@@ -98,9 +96,7 @@ def make_meshes(config: MeshConfig) -> tuple[Mesh, Mesh]:
   devices = jax.devices()
   return (
     make_mesh(config, devices[num_devices:]),
-    make_mesh(
-      dataclasses.replace(config, data=-1, fsdp=1), devices[:num_devices]
-    ),
+    make_mesh(actor_axes(config), devices[:num_devices]),
   )
 
 
@@ -123,14 +119,14 @@ def begin(
   Raises:
     UserError: what the config names is not there, or cannot be used.
   """
-  rules = _rules(config)
+  fields = _rules(config)
   labelled = None
   if config.data.labels:
-    labelled = open_labels(config, run_dir, rules["problems"], check_stop)
-  vocabulary = inputs.make_vocabulary(config, rules["problems"], labelled)
+    labelled = open_labels(config, run_dir, fields["problems"], check_stop)
+  vocabulary = inputs.make_vocabulary(config, fields["problems"], labelled)
   graphdef, params = init_model(config.model, vocabulary.size, config.seed)
   return Setup(
-    **rules,
+    **fields,
     labelled=labelled,
     vocabulary=vocabulary,
     graphdef=graphdef,

@@ -12,10 +12,12 @@ from flax import nnx
 from qstar_jax import checkpoint as checkpoint_lib
 from qstar_jax import configuration
 from qstar_jax.config import ExperimentConfig
+from qstar_jax.distributed.publication import Publisher
 from qstar_jax.errors import UserError
 from qstar_jax.evaluation import step_evaluation
 from qstar_jax.learner import phase, priorities
 from qstar_jax.learner import train_step as train_step_lib
+from qstar_jax.model import partitioning
 from qstar_jax.records import TrainBatch
 from qstar_jax.replay import ReplayReader, ReplayWindow
 from qstar_jax.search import searchers
@@ -80,6 +82,9 @@ class Trainer:
     )
     self.state = train_step_lib.init_state(
       params, optimizer, config.learner, mesh
+    )
+    self._publish = Publisher(
+      partitioning.make_publish(self.state.played, mesh)
     )
     self.progress = Progress()
     self.window = ReplayWindow(
@@ -153,9 +158,14 @@ class Trainer:
     )
 
   @property
+  def published(self) -> nnx.State:
+    """The learner's newest params that could play, in the actor's layout."""
+    return self._publish(self.state.played)
+
+  @property
   def played(self) -> nnx.State:
     """Params that play and are evaluated: the gate's, or the learner's."""
-    return self.promotion.params if self.promotion else self.state.played
+    return self.promotion.params if self.promotion else self.published
 
   @property
   def played_step(self) -> int:
@@ -321,7 +331,7 @@ class Trainer:
         self.examiner.players[config.search.searcher],
         self.setup.domain,
         self.setup.held_out.gate,
-        self.state.played,
+        self.published,
         int(self.state.step),
       )
 
@@ -341,7 +351,7 @@ class Trainer:
     start = time.monotonic()
     step = int(self.state.step)
     result = self.promotion.try_candidate(
-      self.state.played,
+      self.published,
       step,
       self.setup.rng(setup_lib.GATE, self.progress.iteration),
       on_progress,

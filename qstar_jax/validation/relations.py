@@ -5,6 +5,7 @@ import operator
 from collections.abc import Callable
 
 from qstar_jax.config import ExperimentConfig
+from qstar_jax.errors import nearest_divisors
 from qstar_jax.search.searchers import is_by_token
 
 
@@ -312,11 +313,3 @@ def split_staleness(config: ExperimentConfig) -> int:
   play = config.self_play
   iterations = play.max_lead + play.publish_every_iterations - 1
   return iterations * config.learner.steps_per_iteration
-
-
-def nearest_divisors(whole: int, near: int) -> str:
-  """The divisors of `whole` next to `near`, e.g. "4 or 8" of 16 near 5."""
-  divisors = [d for d in range(1, whole + 1) if whole % d == 0]
-  below = [d for d in divisors if d < near][-1:]
-  above = [d for d in divisors if d > near][:1]
-  return " or ".join(map(str, below + above))

@@ -4,13 +4,12 @@ Checked before any device work. What depends on the devices is checked by
 `validate_for_devices` once they are known.
 """
 
-import dataclasses
 import operator
 from collections.abc import Container
 
 from qstar_jax.config import ExperimentConfig
 from qstar_jax.domains import make_domain
-from qstar_jax.errors import UserError
+from qstar_jax.errors import UserError, nearest_multiples
 from qstar_jax.validation.bounds import BOUNDS
 from qstar_jax.validation.relations import RELATIONS
 
@@ -83,7 +82,7 @@ _NEED_PROBLEMS = (
 
 
 def validate_for_devices(config: ExperimentConfig, num_devices: int) -> None:
-  """Checks that mesh and batches fit the devices.
+  """Checks that mesh, network and batches fit the devices.
 
   Args:
     config: validated.
@@ -92,8 +91,10 @@ def validate_for_devices(config: ExperimentConfig, num_devices: int) -> None:
   Raises:
     UserError: they do not; the message has the nearest values that do.
   """
-  # Imports JAX, which has to be configured before: see cli.runtime.
-  from qstar_jax.distributed.mesh import mesh_shape
+  # Import JAX, which has to be configured before: see cli.runtime.
+  from qstar_jax.distributed import rules
+  from qstar_jax.distributed.mesh import AXES, actor_axes, mesh_shape
+  from qstar_jax.model import partitioning
 
   num_actor = config.mesh.actor_devices
   if num_actor >= num_devices:
@@ -102,27 +103,24 @@ def validate_for_devices(config: ExperimentConfig, num_devices: int) -> None:
       "devices that there are, since the learner needs some; use "
       f"{max(1, num_devices // 2)}, or make more devices"
     )
-  num_data = mesh_shape(config.mesh, num_devices - num_actor)[0]
-  num_actor_data = num_data
+  shape = actor_shape = mesh_shape(config.mesh, num_devices - num_actor)
   if num_actor:
-    of_actors = dataclasses.replace(config.mesh, data=-1, fsdp=1)
-    num_actor_data = mesh_shape(of_actors, num_actor)[0]
+    actor_shape = mesh_shape(actor_axes(config.mesh), num_actor)
+  shape, actor_shape = (
+    dict(zip(AXES, sizes, strict=True)) for sizes in (shape, actor_shape)
+  )
+  # Batches of lines or trees: each device has some of its own.
   num_shards = {
-    "self_play.batch_size": num_actor_data,
-    "learner.batch_size": num_data,
-    "evaluation.batch_size": num_data,
+    "self_play.batch_size": rules.num_shards(actor_shape),
+    "learner.batch_size": rules.num_shards(shape),
+    "evaluation.batch_size": rules.num_shards(shape),
   }
   errors = [
-    f"{path} is {size}: must be divisible by the {num} devices of "
-    f"mesh.data; use {nearest_multiples(num, size)}"
+    f"{path} is {size}: must be divisible by mesh.data * mesh.fsdp = {num}; "
+    f"use {nearest_multiples(num, size)}"
     for path, num in num_shards.items()
     if (size := operator.attrgetter(path)(config)) % num
   ]
+  errors += partitioning.misfits(config.model, shape)
   if errors:
     raise UserError("\n".join(errors))
-
-
-def nearest_multiples(of: int, near: int) -> str:
-  """The multiples next to `near`, e.g. "96 or 104" of 8 near 100."""
-  below = near // of * of
-  return " or ".join(str(m) for m in (below, below + of) if m > 0)

@@ -3,6 +3,7 @@
 import re
 
 import jax
+import numpy as np
 import pytest
 
 from qstar_jax.config import MeshConfig
@@ -51,3 +52,49 @@ def test_the_mesh_is_over_all_devices():
   assert set(mesh.devices.flat) == set(jax.devices())
   # Partitioning is left to the compiler; `make_mesh` alone would not.
   assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
+
+
+def test_a_part_of_the_devices_makes_a_mesh_of_its_own():
+  halves = jax.devices()[:4], jax.devices()[4:]
+  meshes = [mesh_lib.make_mesh(MeshConfig(model=2), half) for half in halves]
+  for mesh, half in zip(meshes, halves, strict=True):
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 1, "model": 2}
+    assert set(mesh.devices.flat) == set(half)
+
+
+class _SliceDevice:
+  """A device of a machine of several slices, as far as a mesh looks at it."""
+
+  platform = device_kind = "made up"
+
+  def __init__(self, number, slice_index):
+    self.id = number
+    self.process_index = self.slice_index = slice_index
+
+
+def _slices(num_slices, size):
+  # In turn: their order says nothing of where they are.
+  return [_SliceDevice(i, i % num_slices) for i in range(num_slices * size)]
+
+
+@pytest.mark.parametrize(
+  ("num_slices", "axes"), [(2, (4, 2, 1)), (2, (2, 2, 2)), (4, (-1, 1, 2))]
+)
+def test_slices_are_joined_along_data(num_slices, axes):
+  devices = _slices(num_slices, 8 // num_slices)
+  mesh = mesh_lib.make_mesh(MeshConfig(*axes), devices)
+  slice_of = [
+    {device.slice_index for device in part.flat}
+    for part in np.split(mesh.devices, num_slices)
+  ]
+  assert sorted(map(len, slice_of)) == [1] * num_slices
+  assert set.union(*slice_of) == set(range(num_slices))
+
+
+def test_slices_are_not_joined_along_other_axes():
+  with pytest.raises(UserError) as caught:
+    mesh_lib.make_mesh(MeshConfig(data=3, fsdp=4), _slices(2, 6))
+  assert str(caught.value).startswith(
+    "mesh.data is 3: must be divisible by the 2 slices, which are joined along "
+    "it; use 2 or 4"
+  )

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from qstar_jax.config import ModelConfig, SearchConfig, TextConfig
+from qstar_jax.config import MeshConfig, ModelConfig, SearchConfig, TextConfig
+from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.domains import make_domain
 from qstar_jax.errors import UserError
 from qstar_jax.evaluation.terminal_tree import (
@@ -204,9 +205,7 @@ def played():
     text=TextConfig(max_prompt_tokens=16, max_step_tokens=6, max_steps=3),
     search=SEARCH,
     num_trees=2,
-    mesh=jax.make_mesh(
-      (1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)
-    ),
+    mesh=make_mesh(MeshConfig(), jax.devices()[:1]),
   )
   problems = [domain.parse("1 2 3 -> 6"), domain.parse("2 3 4 -> 24")]
   jobs = [Job(problem, seed) for seed, problem in enumerate(problems)]

@@ -8,14 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import AxisType
 
 from qstar_jax.config import (
   JudgeConfig,
   LearnerConfig,
+  MeshConfig,
   ModelConfig,
   TextConfig,
 )
+from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.domains.countdown import Countdown
 from qstar_jax.labels.judge import Questions, label_lines, verdict_rows
 from qstar_jax.labels.lines import Line, labelled
@@ -206,9 +207,7 @@ def auroc(score, label):
 def fine_tune(graphdef, params, rows, num_steps):
   """Gradient steps of the learner on verdicts alone."""
   config = LearnerConfig(learning_rate=3e-3, warmup_steps=20)
-  mesh = jax.make_mesh(
-    (1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1]
-  )
+  mesh = make_mesh(MeshConfig(), jax.devices()[:1])
   optimizer = train_step.make_optimizer(config, num_steps)
   state = train_step.init_state(
     jax.tree.map(jnp.copy, params), optimizer, config, mesh

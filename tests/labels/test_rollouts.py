@@ -5,9 +5,9 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
-from qstar_jax.config import LabelsConfig, ModelConfig, TextConfig
+from qstar_jax.config import LabelsConfig, MeshConfig, ModelConfig, TextConfig
+from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.labels import binary_search, rollouts
 from qstar_jax.labels.lines import Line
 from qstar_jax.labels.rollouts import Prefix
@@ -76,9 +76,7 @@ def rollout_fn():
     text=TEXT,
     num_rollouts=K,
     num_trees=32,
-    mesh=jax.make_mesh(
-      (1,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:1]
-    ),
+    mesh=make_mesh(MeshConfig(), jax.devices()[:1]),
   )
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from jax.sharding import AxisType
 
-from qstar_jax.config import LearnerConfig, LossName, ModelConfig
+from qstar_jax.config import LearnerConfig, LossName, MeshConfig, ModelConfig
+from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.learner import losses, objective, offline, regularizers
 from qstar_jax.learner import train_step as train_step_lib
 from qstar_jax.model.transformer import init_model
@@ -73,12 +73,7 @@ def batch_of_noise(seed=0):
 
 
 def mesh(num_devices):
-  return jax.make_mesh(
-    (num_devices,),
-    ("data",),
-    axis_types=(AxisType.Auto,),
-    devices=jax.devices()[:num_devices],
-  )
+  return make_mesh(MeshConfig(), jax.devices()[:num_devices])
 
 
 def run(network, config, batches, *, num_devices=1, rate=1.0, **kwargs):

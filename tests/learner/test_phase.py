@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
-from qstar_jax.config import ReplayConfig
+from qstar_jax.config import MeshConfig, ReplayConfig
+from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.errors import UserError
 from qstar_jax.learner import phase
 from qstar_jax.learner.targets import trees_to_lines
@@ -104,7 +104,7 @@ def test_a_phase_is_determined_by_window_and_rng(trees, micro_config):
   )
 
 
-_MESH = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
+_MESH = make_mesh(MeshConfig(), jax.devices()[:1])
 _STATE = TrainState(jnp.int32(4), {}, ())
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from jax.sharding import AxisType
 
-from qstar_jax.config import LearnerConfig, ModelConfig
+from qstar_jax.config import LearnerConfig, MeshConfig, ModelConfig
+from qstar_jax.distributed import hlo
+from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.learner import train_step as train_step_lib
 from qstar_jax.model.transformer import init_model
 from qstar_jax.records import TrainBatch
@@ -27,13 +28,8 @@ _CONFIG = LearnerConfig(
 )
 
 
-def _mesh(num_devices):
-  return jax.make_mesh(
-    (num_devices,),
-    ("data",),
-    axis_types=(AxisType.Auto,),
-    devices=jax.devices()[:num_devices],
-  )
+def _mesh(num_devices, **axes):
+  return make_mesh(MeshConfig(**axes), jax.devices()[:num_devices])
 
 
 def _batch(seed=0):
@@ -63,8 +59,8 @@ def network(request):
   config = ModelConfig(
     num_layers=2,
     model_dim=16,
-    num_heads=2,
-    num_kv_heads=1,
+    num_heads=4,
+    num_kv_heads=2,
     head_dim=8,
     ffn_dim=32,
     scan_layers=request.param,
@@ -103,12 +99,14 @@ def _step(network, optimizer, config, mesh, batch, calls=(1,)):
   return jax.device_get(state), history
 
 
-def test_eight_devices_make_the_gradients_of_one(network):
+@pytest.mark.parametrize("axes", [(8, 1, 1), (2, 2, 2)])
+def test_eight_devices_make_the_gradients_of_one(network, axes):
   # With plain descent at rate 1 the parameters move by minus the gradient.
+  data, fsdp, model = axes
+  meshes = _mesh(1), _mesh(8, data=data, fsdp=fsdp, model=model)
   states, histories = zip(
     *(
-      _step(network, optax.sgd(1.0), _CONFIG, _mesh(n), _batch())
-      for n in (1, 8)
+      _step(network, optax.sgd(1.0), _CONFIG, mesh, _batch()) for mesh in meshes
     ),
     strict=True,
   )
@@ -123,6 +121,39 @@ def test_eight_devices_make_the_gradients_of_one(network):
   assert moved > 1
   for name, value in histories[0][0].items():
     np.testing.assert_allclose(value, histories[1][0][name], rtol=1e-5)
+
+
+def test_a_step_keeps_the_learners_layout(network):
+  """Of parameters, moments and average; it compiles from shapes alone."""
+  graphdef, params = network
+  mesh = _mesh(8, data=2, fsdp=2, model=2)
+  config = dataclasses.replace(_CONFIG, ema_decay=0.5)
+  optimizer = train_step_lib.make_optimizer(config, total_steps=10)
+  abstract = train_step_lib.abstract_state(params, optimizer, config, mesh)
+  train_steps = train_step_lib.make_train_steps(
+    graphdef, optimizer, config, mesh
+  )
+  state = train_step_lib.init_state(params, optimizer, config, mesh)
+  batches = train_step_lib.put_batches([_batch()], mesh)
+  compiled = train_steps.lower(abstract, batches).compile()
+  after, _ = compiled(state, batches)
+  for x, expected in zip(*map(jax.tree.leaves, (after, abstract)), strict=True):
+    assert x.sharding.is_equivalent_to(expected.sharding, x.ndim)
+  whole, part = (
+    sum(np.prod(shape_of(x)) for x in jax.tree.leaves(abstract))
+    for shape_of in (
+      lambda x: x.shape,
+      lambda x: x.sharding.shard_shape(x.shape),
+    )
+  )
+  # A quarter of each matrix, and the little that is whole everywhere.
+  assert part < 0.3 * whole
+  # Parameters are gathered, over fsdp; of lines there are only sums.
+  found = hlo.collectives(compiled.as_text(), mesh.shape)
+  sums = {"all-reduce", "reduce-scatter"}
+  assert {(c.kind, c.axes) for c in found if c.kind not in sums} == {
+    ("all-gather", frozenset({"fsdp"}))
+  }
 
 
 def test_steps_of_one_call_are_those_of_several(network):

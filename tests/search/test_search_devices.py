@@ -5,21 +5,23 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
-from qstar_jax.config import SearchConfig
+from qstar_jax.config import MeshConfig, SearchConfig
+from qstar_jax.distributed.mesh import make_mesh
+from qstar_jax.distributed.rules import BATCH_AXES
 from qstar_jax.search import driver, testing
 from qstar_jax.search.driver import SearchState
 from qstar_jax.search.tree import NONE
 
 A, MAX_STEPS, NUM_TREES, NUM_DEVICES = 3, 4, 16, 8
 CONFIG = SearchConfig(num_candidates=A, num_simulations=8, leaves_per_round=2)
+TREES = P(BATCH_AXES)
 STATE_SPEC = SearchState(
-  tree=P("data"),
-  store=testing.HashStore(P("data"), P(None, "data")),
-  round=P("data"),
-  rng_key=P("data"),
+  tree=TREES,
+  store=testing.HashStore(TREES, P(None, BATCH_AXES)),
+  round=TREES,
+  rng_key=TREES,
 )
 # XLA orders the arithmetic of two trees and of sixteen in different ways.
 ROUNDED = {"value_sum"}
@@ -27,12 +29,7 @@ ROUNDED = {"value_sum"}
 
 def play_on(num_devices, state):
   """The finished trees, from a mesh of so many devices."""
-  mesh = jax.make_mesh(
-    (num_devices,),
-    ("data",),
-    axis_types=(AxisType.Auto,),
-    devices=jax.devices()[:num_devices],
-  )
+  mesh = make_mesh(MeshConfig(), jax.devices()[:num_devices])
   play = functools.partial(
     driver.play,
     None,

@@ -7,9 +7,9 @@ import types
 import jax
 import numpy as np
 import pytest
-from jax.sharding import AxisType
 
-from qstar_jax.config import ModelConfig, SearchConfig, TextConfig
+from qstar_jax.config import MeshConfig, ModelConfig, SearchConfig, TextConfig
+from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.domains.countdown import Countdown
 from qstar_jax.model.transformer import init_model
 from qstar_jax.search import searchers
@@ -108,12 +108,7 @@ def network():
 @functools.cache
 def player(search, num_devices, text=TEXT):
   """A player by the name of its search; compiled once for all tests."""
-  mesh = jax.make_mesh(
-    (num_devices,),
-    ("data",),
-    axis_types=(AxisType.Auto,),
-    devices=jax.devices()[:num_devices],
-  )
+  mesh = make_mesh(MeshConfig(), jax.devices()[:num_devices])
   return Player(
     network()[0],
     DOMAIN,

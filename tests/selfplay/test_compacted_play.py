@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import AxisType
 
-from qstar_jax.config import SearchConfig
+from qstar_jax.config import MeshConfig, SearchConfig
+from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.domains.countdown import Countdown
 from qstar_jax.records import StepCheck
 from qstar_jax.search.tree import NONE, line_index
@@ -40,7 +40,7 @@ def play(tiny, search, max_steps, domain=DOMAIN):
     text=dataclasses.replace(TEXT, max_steps=max_steps),
     search=search,
     num_trees=NUM_TREES,
-    mesh=jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,)),
+    mesh=make_mesh(MeshConfig(), jax.devices()[:1]),
   )
   jobs = [
     Job(problem, seed)

@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import json
+import math
 import pathlib
 import re
 import shutil
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from qstar_jax import checkpoint as checkpoint_lib
@@ -41,12 +42,7 @@ pytestmark = pytest.mark.filterwarnings(
 def _state(seed, *, num_devices=8, size=1000, step=0, with_average=False):
   """A state of noise, replicated over some devices."""
   rng = np.random.default_rng(seed)
-  mesh = jax.make_mesh(
-    (num_devices,),
-    ("data",),
-    axis_types=(AxisType.Auto,),
-    devices=jax.devices()[:num_devices],
-  )
+  mesh = make_mesh(MeshConfig(), jax.devices()[:num_devices])
 
   def params():
     kernel = jnp.asarray(rng.normal(size=(size, 3)), "f4")
@@ -96,16 +92,16 @@ def test_an_earlier_player_is_kept_beside_the_state(tmp_path):
   assert _bytes(other) == _bytes(earlier)
 
 
-def _every_part(model, seed):
+def _every_part(model, seed, mesh=None):
   """A state as the learner makes it that has all of its optional parts."""
   learner = LearnerConfig(
     losses={"token_q": 1.0, "token_value": 1.0, "kl": float(seed)},
     kl_target=0.1,
     ema_decay=0.9,
   )
-  _, params = init_model(dataclasses.replace(model, token_q=True), 9, seed)
+  _, params = init_model(dataclasses.replace(model, token_q=True), 12, seed)
   optimizer = make_optimizer(learner, total_steps=1)
-  mesh = make_mesh(MeshConfig())
+  mesh = mesh or make_mesh(MeshConfig())
   state = init_state(params, optimizer, learner, mesh)
   assert None not in state
   return state
@@ -120,6 +116,38 @@ def test_round_trip_of_every_part(tmp_path, micro_config):
     restored, _ = checkpointer.restore(fresh)
   assert _bytes(restored) == _bytes(saved)
   assert jax.tree.structure(restored) == jax.tree.structure(saved)
+
+
+@pytest.mark.parametrize(
+  "axes", [(1, 1, 1), (1, 2, 1), (1, 1, 2), (4, 1, 1), (1, 4, 1), (1, 2, 2)]
+)
+def test_a_mesh_restores_what_another_has_saved(
+  micro_config, split_checkpoint, axes
+):
+  saved, run_dir = split_checkpoint
+  num_devices = math.prod(axes)
+  mesh = make_mesh(MeshConfig(*axes), jax.devices()[:num_devices])
+  model = dataclasses.replace(micro_config.model, num_kv_heads=2)
+  fresh = _every_part(model, 2, mesh)
+  lies = [leaf.sharding for leaf in jax.tree.leaves(fresh)]
+  with Checkpointer(run_dir, CheckpointConfig()) as checkpointer:
+    restored, _ = checkpointer.restore(fresh)
+  assert _bytes(restored) == saved
+  assert [leaf.sharding for leaf in jax.tree.leaves(restored)] == lies
+  is_split = not all(sharding.is_fully_replicated for sharding in lies)
+  assert is_split == (axes[1:] != (1, 1))
+
+
+@pytest.fixture(scope="module")
+def split_checkpoint(tmp_path_factory, micro_config):
+  """Bytes of a state that eight devices have saved, and where."""
+  run_dir = tmp_path_factory.mktemp("split")
+  mesh = make_mesh(MeshConfig(data=2, fsdp=2, model=2))
+  model = dataclasses.replace(micro_config.model, num_kv_heads=2)
+  state = _every_part(model, 1, mesh)
+  with Checkpointer(run_dir, CheckpointConfig()) as checkpointer:
+    checkpointer.save(state, {})
+  return _bytes(state), run_dir
 
 
 def test_a_state_may_be_consumed_while_it_is_saved(tmp_path):

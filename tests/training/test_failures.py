@@ -101,5 +101,8 @@ def test_a_batch_that_does_not_fit_the_mesh(capsys, micro_yaml, tmp_path):
   assert main(["train", str(micro_yaml), *arguments]) == 2
   message = capsys.readouterr().err
   assert message.count("\n") == 1
-  _assert_message(message, "self_play.batch_size is 4", "8 devices", "use 8")
+  _assert_message(
+    message,
+    *("self_play.batch_size is 4", "mesh.data * mesh.fsdp = 8", "use 8"),
+  )
   assert not run_dir.exists()
