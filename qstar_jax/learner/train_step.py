@@ -286,7 +286,9 @@ def make_train_steps(
       return jax.lax.with_sharding_constraint(state, lies), metrics
 
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-      return jax.lax.scan(body, state, batches)
+      state, metrics = jax.lax.scan(body, state, batches)
+    # The loop's result is not bound by what its body gives.
+    return jax.lax.with_sharding_constraint(state, lies), metrics
 
   return jax.jit(
     train_steps, in_shardings=(None, _by_line(mesh)), donate_argnums=0
