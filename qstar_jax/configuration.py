@@ -64,6 +64,12 @@ def load(
   return config
 
 
+def run_directory(run: epath.PathLike) -> epath.Path:
+  """That of a run, given it or one of its RUN/checkpoints/STEP."""
+  path = epath.Path(run)
+  return path.parent.parent if path.parent.name == "checkpoints" else path
+
+
 def load_run(
   run: epath.PathLike, overrides: Sequence[str] = (), *, prog: str
 ) -> ExperimentConfig:
@@ -77,9 +83,7 @@ def load_run(
   Raises:
     UserError: no run is there; otherwise as `load`.
   """
-  path = epath.Path(run)
-  if path.parent.name == "checkpoints":
-    path = path.parent.parent
+  path = run_directory(run)
   if not (path / CONFIG_FILE).exists():
     raise UserError(
       f"{run}: is no run directory, it has no {CONFIG_FILE}; give a directory "

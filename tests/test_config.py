@@ -210,6 +210,10 @@ def test_a_field_of_the_wrong_type_is_not_judged_by_other_rules(tmp_path):
       "max_staleness is 5: must be 0 where data.trees is set",
     ),
     (
+      "replay: {max_staleness: 63}",
+      "max_staleness is 63: must be 0 or at least learner.steps_per_iteration",
+    ),
+    (
       "domain: {name: text, held_out_problems: 0}\n"
       "data: {labels: prm800k:a}\n"
       "self_play: {problems_per_iteration: 0}\n"

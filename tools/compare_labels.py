@@ -54,7 +54,13 @@ from qstar_jax.evaluation import calibration, job
 from qstar_jax.evaluation.opened import Opened, open_checkpoint
 from qstar_jax.evaluation.scored_lines import labelled_lines
 from qstar_jax.evaluation.step_scores import score_lines
-from qstar_jax.labels.lines import Line, labelled
+from qstar_jax.labels.lines import (
+  Line,
+  StepName,
+  labelled,
+  labels_on,
+  step_names,
+)
 from qstar_jax.labels.merge import merge
 from qstar_jax.labels.network_sources import NETWORK_SOURCES, network_source
 from qstar_jax.labels.tree_lines import tree_lines
@@ -71,18 +77,6 @@ SOURCES = ("oracle", "checked", "rollouts_soft", "rollouts_hard")
 SOURCES += ("binary_search", "tree_q", "judge")
 
 Row = dict[str, Any]
-# The steps of a line up to one, and whether that ends it.
-_Step = tuple[str, tuple[str, ...], bool]
-
-
-def _steps(line: Line | LabelledLine) -> list[_Step]:
-  """Names of a line's steps: equal where lines share them."""
-  key = line.problem.key if isinstance(line, Line) else line.problem_key
-  last = len(line.steps)
-  return [
-    (key, line.steps[:end], line.is_finished and end == last)
-    for end in range(1, last + 1)
-  ]
 
 
 def draw_lines(
@@ -102,11 +96,11 @@ def draw_lines(
       )
     )
     drawn = sorted(rng.permutation(len(lines))[:lines_per_tree])
-    seen: set[_Step] = set()
+    seen: set[StepName] = set()
     own = []
     for line in (lines[i] for i in drawn):
-      own.append(line._replace(begin=len(seen.intersection(_steps(line)))))
-      seen.update(_steps(line))
+      own.append(line._replace(begin=len(seen.intersection(step_names(line)))))
+      seen.update(step_names(line))
     found.append(own)
   return found
 
@@ -132,15 +126,10 @@ def ask_tree(
   source: str, opened: Opened, tree: TreeRecord, lines: Sequence[Line]
 ) -> Iterator[LabelledLine]:
   """What a source of trees says of the steps of some lines of a tree."""
-  drawn = {step for line in lines for step in _steps(line)}
   label = tree_source(
     source, opened.loaded.vocabulary, opened.domain, opened.config.search
   )
-  for line in label(tree):
-    is_drawn = [step in drawn for step in _steps(line)]
-    yield dataclasses.replace(
-      line, label=np.where(is_drawn, line.label, np.float32(NO_LABEL))
-    )
+  return labels_on(lines, label(tree))
 
 
 def ask(
@@ -162,7 +151,9 @@ def ask(
   elif source in NETWORK_SOURCES:
     params = loaded.params
     if source == "judge":
-      lessons = judge_lessons.lessons(opened, trees, len(trees))
+      lessons = judge_lessons.lessons(
+        opened, trees, len(trees), lines.__getitem__
+      )
       params, _ = judge_lessons.teach(opened, lessons)
     answers = network_source(
       source,

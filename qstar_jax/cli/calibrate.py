@@ -55,12 +55,24 @@ def _against_labels(opened: Any, args: argparse.Namespace) -> Any:
   from qstar_jax.data.reading import Report
   from qstar_jax.evaluation import calibration_job
   from qstar_jax.labels.merge import merge
+  from qstar_jax.training.labelled_data import learned_keys
 
   report = Report("skip")
+  learned = learned_keys(opened.config, configuration.run_directory(args.run))
   lines = merge(labelled.read(args.labels, report))
-  found = calibration_job.against_labels(opened, lines, seed=args.seed)
+  found = calibration_job.against_labels(
+    opened, lines, seed=args.seed, learned=learned
+  )
+  for message in report.messages:
+    print(message, file=sys.stderr)
   if report.refused:
     print(f"{args.labels}: {report}", file=sys.stderr)
+  if left_out := found.summary["prm"]["learned_lines"]:
+    print(
+      f"{args.labels}: {left_out} lines left out, of problems that the run has "
+      "learned the labels of",
+      file=sys.stderr,
+    )
   return found
 
 

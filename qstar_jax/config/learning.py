@@ -14,9 +14,8 @@ class ReplayConfig:
       it is full, at first; 0 keeps its size. See `replay.sampling`.
     window_exponent: power of the number of trees that it grows as.
     max_reuse: times a tree may be sampled before it is retired.
-    max_staleness: gradient steps after which a tree is dropped, counted from
-      the params that searched it to the start of the learner's phase; 0 has no
-      bound.
+    max_staleness: gradient steps that a tree may be old at any step that it is
+      used in, counted from the params that searched it; 0 has no bound.
     sampling: of the window's trees: uniform, or some more often: by the error
       of their values (`prioritised`) or by what the search changed of the
       policy (`surprise`). See `learner.priorities`.
@@ -176,8 +175,8 @@ class JudgeConfig:
     prompts: what stands behind the step, one wording or several.
     right: the verdict on a right step, as a text.
     wrong: on a wrong one.
-    teach_share: of the trees, whose checked labels teach a copy of the network
-      its verdicts before it judges.
+    teach_share: of the trees; the checked labels of their lines that are judged
+      teach a copy of the network its verdicts before it does.
     teach_steps: gradient steps of that; 0 asks the network as it is.
   """
 

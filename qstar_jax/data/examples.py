@@ -95,14 +95,18 @@ def from_tree(tree: TreeRecord, vocabulary: Vocabulary) -> Example:
 
 
 def from_labels(line: LabelledLine, vocabulary: Vocabulary) -> Example:
-  """A line with its labels as targets of the PRM, and of nothing else."""
+  """A line with its labels as targets of the PRM; see `learner.labelled`.
+
+  They are weights of the policy as well: steps are imitated as far as they are
+  right. There is no value.
+  """
   num_steps = len(line.steps)
   return _example(
     line.prompt,
     *encode_line(
       vocabulary, line.prompt, line.steps, is_finished=line.is_finished
     ),
-    policy=[0.0] * num_steps,
+    policy=np.where(line.label == NO_LABEL, 0, line.label),
     value=[NO_LABEL] * num_steps,
     prm=line.label,
   )

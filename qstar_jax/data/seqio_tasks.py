@@ -262,7 +262,7 @@ def add_prm800k(
   """Registers `qstar_prm800k`: steps rated by people, phase 1.
 
   The split `train` holds no problem that is tested on (`data.splits`). Lines
-  without a label are left out. There are targets of the PRM alone.
+  without a label are left out. Targets are those of `examples.from_labels`.
 
   Args:
     data_dir: the data folder, laid out as docs/data.md says.

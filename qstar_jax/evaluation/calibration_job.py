@@ -1,7 +1,13 @@
 """`qstar calibrate`: plays problems, and judges the scores of the steps."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+  Callable,
+  Collection,
+  Iterable,
+  Iterator,
+  Sequence,
+)
 from typing import Any
 
 import numpy as np
@@ -155,7 +161,11 @@ def _play(opened, search, jobs, on_progress):
 
 
 def against_labels(
-  opened: Opened, lines: Iterable[LabelledLine], *, seed: int
+  opened: Opened,
+  lines: Iterable[LabelledLine],
+  *,
+  seed: int,
+  learned: Collection[str] = (),
 ) -> Calibration:
   """The PRM against stored labels, with PRMScore for each domain of theirs.
 
@@ -164,17 +174,28 @@ def against_labels(
     lines: with labels; long ones are read in windows, and labels of steps that
       do not fit are left out and counted.
     seed: of the bootstrap.
+    learned: keys of problems that the network has learned the labels of; their
+      lines are left out and counted.
 
   Raises:
-    UserError: no line with a label fits.
+    UserError: no line with a label is left that fits.
   """
   config = opened.config
-  scored, num_too_long = [], 0
+  scored, num_too_long, num_learned = [], 0, 0
+
+  def unseen():
+    nonlocal num_learned
+    for line in lines:
+      if line.problem_key in learned:
+        num_learned += 1
+      else:
+        yield line
+
   for line, scores in score_lines(
     opened.loaded.graphdef,
     opened.loaded.params,
     opened.loaded.vocabulary,
-    lines,
+    unseen(),
     text=config.text,
     batch_size=config.evaluation.batch_size,
     labelled_only=True,
@@ -190,13 +211,16 @@ def against_labels(
     raise UserError(
       f"no labelled step to judge the PRM by, of {len(prm)} lines, and "
       f"{num_too_long} that do not fit {config.text.max_line_tokens} tokens "
-      "beside their prompts; give other lines, or raise text.max_step_tokens"
+      f"beside their prompts; {num_learned} lines are of problems that the run "
+      "has learned the labels of. Give other lines, or raise "
+      "text.max_step_tokens"
     )
   summary = {
     **_origin(opened, seed),
     "prm": {
       "against": "labels",
       "too_long_steps": num_too_long,
+      "learned_lines": num_learned,
       **calibration.report(prm, seed),
       "first_error": calibration.first_error_report(prm, seed),
       "groups": calibration.group_report(prm, seed),

@@ -1,11 +1,12 @@
 """What is to be labelled, and the record that comes of it."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from qstar_jax.records import LabelledLine, Problem
+from qstar_jax.records import NO_LABEL, LabelledLine, Problem
 
 # Keeps the seeds of labels apart from those of self-play.
 _STREAM = int.from_bytes(b"labels", "big")
@@ -31,6 +32,32 @@ class Line(NamedTuple):
   is_finished: bool
   origin: str = ""
   begin: int = 0
+
+
+# The problem, the steps up to one, and whether that ends the line.
+StepName = tuple[str, tuple[str, ...], bool]
+
+
+def step_names(line: Line | LabelledLine) -> list[StepName]:
+  """Names of a line's steps: equal where lines share them."""
+  key = line.problem.key if isinstance(line, Line) else line.problem_key
+  last = len(line.steps)
+  return [
+    (key, line.steps[:end], line.is_finished and end == last)
+    for end in range(1, last + 1)
+  ]
+
+
+def labels_on(
+  lines: Iterable[Line], labels: Iterable[LabelledLine]
+) -> Iterator[LabelledLine]:
+  """Labelled lines with the labels of steps of `lines` alone, if any."""
+  names = {name for line in lines for name in step_names(line)}
+  for line in labels:
+    is_on = [name in names for name in step_names(line)]
+    label = np.where(is_on, line.label, np.float32(NO_LABEL))
+    if (label != NO_LABEL).any():
+      yield dataclasses.replace(line, label=label)
 
 
 def play_seed(seed: int, line: Line, number: int) -> int:

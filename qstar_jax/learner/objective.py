@@ -199,5 +199,7 @@ def total_loss(
     for name, loss in LOSSES.items()
     if name in weights and getattr(x.batch, loss.field) is not None
   }
-  total = sum(weights[name] * loss for name, loss in by_name.items())
+  total = sum(
+    (weights[name] * loss for name, loss in by_name.items()), jnp.float32(0)
+  )
   return total, by_name | {"loss": total}

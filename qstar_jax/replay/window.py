@@ -110,7 +110,7 @@ class ReplayWindow:
     """Drops the trees that are more than `max_staleness` versions old.
 
     Args:
-      params_version: of the learner now.
+      params_version: the newest that will learn from what is sampled next.
     """
     if self._config.max_staleness == 0:
       return
@@ -182,12 +182,12 @@ class ReplayWindow:
     """What to log.
 
     Args:
-      params_version: of the learner now.
+      params_version: as of `expire`.
 
     Returns:
       size: trees that can be sampled; mean_reuse: times a tree of the window
       was sampled, retired ones included; retired: trees retired since the
-      start; mean_staleness, max_staleness: versions between the learner and
+      start; mean_staleness, max_staleness: versions between that and
       the trees that can be sampled. 0 where there is nothing.
     """
     ages = [params_version - e.record.params_version for e in self._live()]

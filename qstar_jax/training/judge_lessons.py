@@ -3,10 +3,11 @@
 It is stored, so that those who go on with a job ask the same one.
 """
 
+import dataclasses
 import itertools
 import json
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ from qstar_jax.errors import UserError
 from qstar_jax.evaluation.opened import Opened
 from qstar_jax.labels.checked import checked
 from qstar_jax.labels.judge import Questions, verdict_rows
+from qstar_jax.labels.lines import Line, labels_on
 from qstar_jax.learner import phase, train_step
 from qstar_jax.learner.lines import batch_lines
 from qstar_jax.records import LabelledLine, TreeRecord
@@ -32,15 +34,26 @@ _STREAM = int.from_bytes(b"judge", "big")
 
 
 def lessons(
-  opened: Opened, trees: Sequence[TreeRecord], num_trees: int
+  opened: Opened,
+  trees: Sequence[TreeRecord],
+  num_trees: int,
+  lines: Callable[[int], Iterable[Line]],
 ) -> Iterator[LabelledLine]:
   """Checked labels of the first trees, `labels.judge.teach_share` of them.
 
-  They are evenly spread, the newest first.
+  They are evenly spread, the newest first. Of each tree the steps are those
+  that are judged: the share of labels that are checked is no larger.
+
+  Args:
+    opened: the network, its rules and its config.
+    trees: stored.
+    num_trees: of them, that are judged.
+    lines: those that are judged of the tree at an index.
   """
   size = int(opened.config.labels.judge.teach_share * num_trees)
   for index in np.linspace(num_trees - 1, 0, size, dtype=int).tolist():
-    yield from checked(trees[index], opened.loaded.vocabulary, opened.domain)
+    labels = checked(trees[index], opened.loaded.vocabulary, opened.domain)
+    yield from labels_on(lines(index), labels)
 
 
 def teach(
@@ -61,7 +74,11 @@ def teach(
     UserError: there is no label to learn from, or a step was not finite.
   """
   config, loaded = opened.config, opened.loaded
-  learner, judge = config.learner, config.labels.judge
+  judge = config.labels.judge
+  # Verdicts are text; whatever else the run learns is no lesson here.
+  learner = dataclasses.replace(
+    config.learner, losses={"policy": 1.0}, kl_target=0.0
+  )
   mesh = make_mesh(config.mesh)
   questions = Questions(judge, loaded.vocabulary, config.text)
   lines = list(itertools.islice(lines, _MAX_LINES))

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,13 +13,15 @@ from qstar_jax import checkpoint
 from qstar_jax.config import DataConfig, ExperimentConfig, TextConfig
 from qstar_jax.data import labelled
 from qstar_jax.data.reading import Report
-from qstar_jax.domains.splits import TrainingProblems
+from qstar_jax.domains import make_domain
+from qstar_jax.domains.splits import TrainingProblems, held_out_by
 from qstar_jax.errors import UserError
 from qstar_jax.labels.codec import LINES
 from qstar_jax.labels.merge import merge
 from qstar_jax.learner.labelled import LabelledTokens
 from qstar_jax.records import NO_LABEL, LabelledLine
 from qstar_jax.replay import EMPTY_CURSOR
+from qstar_jax.store import files
 from qstar_jax.store.reader import StoreReader
 from qstar_jax.store.writer import StoreWriter
 from qstar_jax.text.vocabulary import Vocabulary
@@ -27,6 +30,9 @@ from qstar_jax.text.windows import excerpts
 # Stream of random numbers; see `trainer` for the others.
 _ORDER = 6
 _SHARD_LINES = 1024
+_REFUSED = "refused_records.txt"
+# Shards' worth of lines that are shuffled together; fewer than stay open.
+_BLOCKS = 48
 # Lines read at once, in the order that they are stored in.
 _LINES_PER_READ = 1024
 
@@ -35,6 +41,9 @@ def import_outside(
   data: DataConfig, out: epath.Path, check_stop: Callable[[], None]
 ) -> dict[str, Any]:
   """Writes an outside file as a dataset of merged lines, once.
+
+  Beside it, refused_records.txt names the first hundred records that cannot be
+  used, if there are any.
 
   Killed at any instant and called again, it begins anew or finds all done.
 
@@ -61,10 +70,13 @@ def import_outside(
       found = {
         "records": report.num_records,
         "refused": report.refused.total(),
-        "message": f"{report}; first: {report.messages[0]}"
+        "message": f"{report}; {_REFUSED} names them"
         if report.messages
         else "",
       }
+      if report.messages:
+        text = "".join(f"{message}\n" for message in report.messages)
+        files.publish_text(out.parent / _REFUSED, text)
       writer.extend([], progress=found)
     return writer.progress
 
@@ -126,6 +138,73 @@ def is_held_out(problem_key: str, share: float) -> bool:
   """
   digest = hashlib.sha256(problem_key.encode()).digest()
   return int.from_bytes(digest[:8]) < share * 2**64
+
+
+def _is_kept_back(
+  line: LabelledLine, share: float, problems: TrainingProblems
+) -> bool:
+  """Whether a line is never learned from; see `DataConfig.held_out_share`.
+
+  Raises:
+    UserError: it is of the run's domain, but has a problem that is none.
+  """
+  if is_held_out(line.problem_key, share):
+    return True
+  domain = problems.domain
+  return line.domain == domain.name and problems.is_held_out(
+    domain.parse(line.prompt)
+  )
+
+
+def learned_keys(
+  config: ExperimentConfig, run_dir: epath.Path
+) -> frozenset[str]:
+  """Keys of the problems whose labelled lines a run learns from.
+
+  What judges the run is to have others: PRMBench is made of the problems that
+  PRM800K trains on.
+
+  Args:
+    config: of the run; without `data.labels` there are none.
+    run_dir: holds what the run has imported.
+
+  Raises:
+    UserError: the dataset is gone or damaged.
+  """
+  if not config.data.labels:
+    return frozenset()
+  domain = make_domain(config.domain.name, config.domain.options)
+  problems = TrainingProblems.without(
+    domain, itertools.chain(*held_out_by(config, domain))
+  )
+  imported = run_dir / "labels"
+  source = str(imported) if imported.exists() else config.data.labels
+  return frozenset(
+    line.problem_key
+    for line in labelled.read(source, Report("skip"))
+    if not _is_kept_back(line, config.data.held_out_share, problems)
+  )
+
+
+def shuffled(num_lines: int, rng: np.random.Generator) -> np.ndarray:
+  """The numbers below `num_lines` in an order that few shards need be open for.
+
+  All orders are equally likely up to some 50,000. Of more, blocks of lines that
+  are stored together are shuffled, and then the lines of so many blocks.
+
+  Args:
+    num_lines: >= 0.
+    rng: consumed.
+  """
+  size = _SHARD_LINES * _BLOCKS
+  if num_lines <= size:
+    return rng.permutation(num_lines)
+  blocks = rng.permutation(math.ceil(num_lines / _SHARD_LINES))
+  order = (blocks[:, None] * _SHARD_LINES + np.arange(_SHARD_LINES)).ravel()
+  order = order[order < num_lines]
+  for begin in range(0, num_lines, size):
+    rng.shuffle(order[begin : begin + size])
+  return order
 
 
 class LabelledData:
@@ -223,17 +302,12 @@ class LabelledData:
     return Drawn(rows[:num_rows], num_lines, num_too_long)
 
   def _is_held_out(self, line: LabelledLine) -> bool:
-    if is_held_out(line.problem_key, self._share):
-      return True
-    domain = self._problems.domain
-    return line.domain == domain.name and self._problems.is_held_out(
-      domain.parse(line.prompt)
-    )
+    return _is_kept_back(line, self._share, self._problems)
 
   def _order(self, index: int) -> np.ndarray:
-    """One of many orders of the lines."""
+    """One of many orders of the lines; see `shuffled`."""
     rng = np.random.default_rng([self._seed, _ORDER, index])
-    return rng.permutation(len(self))
+    return shuffled(len(self), rng)
 
   def _shuffled(self) -> Iterator[LabelledLine]:
     order = self._order(0)

@@ -183,7 +183,10 @@ def _by_network(request, config, out, told) -> Labelling:
   num_trees = min(len(trees), request.limit or len(trees))
   params = opened.loaded.params
   if is_taught:
-    lessons = judge_lessons.lessons(opened, trees, num_trees)
+    stored = _stored(request, opened, trees)
+    lessons = judge_lessons.lessons(
+      opened, trees, num_trees, lambda index: stored(range(index, index + 1))
+    )
     params = judge_lessons.stored(out / "judge", opened, lessons)
   label = network_source(
     request.source,

@@ -284,9 +284,12 @@ class Trainer:
   def learn(self) -> dict[str, float]:
     """Takes an iteration's gradient steps on window and labelled lines."""
     start = time.monotonic()
-    # The trees' ages are those that they have here.
-    first_step = int(self.state.step)
-    self.window.expire(first_step)
+    # All trees of the phase are drawn before it: what counts is the age that
+    # they have at its last step.
+    last_step = (
+      int(self.state.step) + self.config.learner.steps_per_iteration - 1
+    )
+    self.window.expire(last_step)
     batches, drawn = lessons.make_batches(
       self.config,
       self.window,
@@ -306,7 +309,7 @@ class Trainer:
         "raise self_play.problems_per_iteration, learner.steps_per_iteration, "
         "replay.max_reuse or replay.max_staleness"
       )
-    replay = self.window.metrics(first_step)
+    replay = self.window.metrics(last_step)
     return {
       **metrics,
       **{

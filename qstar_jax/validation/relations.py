@@ -171,6 +171,17 @@ RELATIONS = (
     lambda c: "leave it out",
   ),
   Relation(
+    ("replay.max_staleness", "learner.steps_per_iteration"),
+    lambda c: (
+      c.replay.max_staleness == 0
+      or c.replay.max_staleness >= c.learner.steps_per_iteration
+    ),
+    "0 or at least learner.steps_per_iteration = "
+    "{c.learner.steps_per_iteration}, or the newest trees are too old before "
+    "the phase is over that learns from them",
+    lambda c: f"use {c.learner.steps_per_iteration} or more",
+  ),
+  Relation(
     ("replay.window_trees", "self_play.problems_per_iteration"),
     lambda c: c.replay.window_trees >= c.self_play.problems_per_iteration,
     "at least self_play.problems_per_iteration = "

@@ -152,6 +152,15 @@ def test_prm800k_layouts_agree(data_dir, read_phase_1):
   assert all((x.prompt, x.steps[-1], x.label[-1]) in last_steps for x in raw)
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_prm800k_phase_2(data_dir, split):
+  folder = data_dir / "prm800k/raw_examples"
+  path = folder / f"prm800k-phase2-{split}-example.json"
+  lines = _read_all(prm800k.read, path, neutral=0.5)
+  labels = collections.Counter(float(line.label[-1]) for line in lines)
+  assert labels == {1.0: 8, 0.5: 1, 0.0: 1}
+
+
 def test_openr_samples(data_dir):
   folder = data_dir / "openr_samples"
   lines = _read_all(prm800k.read, folder / "samples_prm800k.jsonl")
@@ -185,6 +194,49 @@ def test_prmbench(data_dir):
     "prmbench/multi_solutions"
   }
   assert sum(x.label.all() for x in lines) == 165
+
+
+def test_prmbench_class_by_class(data_dir):
+  """What is read and what is refused make up all that there is."""
+  expected = {
+    "circular": 758,
+    "redundency": 758,
+    "step_contradiction": 758,
+    "confidence": 757,
+    "counterfactual": 757,
+    "domain_inconsistency": 757,
+    "missing_condition": 756,
+    "deception": 750,
+    "multi_solutions": 165,
+  }
+  records, counts = collections.Counter(), collections.Counter()
+  for path in sorted((data_dir / "prmbench").glob("prm*.jsonl.gz")):
+    report = Report("skip")
+    lines = list(prmbench.read(path, report))
+    (domain,) = {line.domain for line in lines}
+    name = domain.removeprefix("prmbench/")
+    records[name] += len(lines) + report.refused.total()
+    counts["read steps"] += sum(len(line.steps) for line in lines)
+    counts["read marks"] += sum(int((x.label == 0).sum()) for x in lines)
+    with gzip.open(path) as file:
+      for record in map(json.loads, file):
+        steps, marks = record["modified_process"], record["error_steps"]
+        outside = sum(mark > len(steps) for mark in marks)
+        counts["steps"] += len(steps)
+        counts["marks"] += len(marks)
+        counts["marks outside"] += outside
+        if outside or not all(step.strip() for step in steps):
+          counts["refused steps"] += len(steps)
+          counts["refused marks"] += len(marks)
+  assert records == expected
+  assert (counts["steps"], counts["marks"]) == (83_456, 13_300)
+  assert counts["marks outside"] == 151
+  for what, total in (("steps", 83_456), ("marks", 13_300)):
+    assert counts[f"read {what}"] + counts[f"refused {what}"] == total
+  report = Report("skip")
+  path = data_dir / "prmbench/subset400/target_data.jsonl.gz"
+  assert len(list(prmbench.read(path, report))) == 394 - 11
+  assert report.refused == {Reason.BAD_INDEX: 11}
 
 
 def test_no_test_problem_is_trained_on(data_dir, read_phase_1):

@@ -380,11 +380,15 @@ def test_prm800k(seqio, tasks, small_data_dir, split):
     text = "\n".join(line.steps) + ("" if line.is_finished else "\n")
     assert BYTES.decode(e["targets"]) == text
     assert BYTES.decode(e["inputs"]) == line.prompt
-    # Every line has one label, at its last token, and nothing else.
+    # Every line has one label, at its last token, and no value.
     (place,) = np.flatnonzero(e["prm_weight"])
     assert place == len(e["targets"]) - 1
     assert e["prm_target"][place] == line.label[-1]
-    assert not e["policy_weight"].any()
+    # Its step is imitated as far as it is right.
+    begin = len("".join(f"{step}\n" for step in line.steps[:-1]).encode())
+    expected_weight = np.zeros(len(e["targets"]), np.float32)
+    expected_weight[begin:] = line.label[-1]
+    np.testing.assert_array_equal(e["policy_weight"], expected_weight)
     assert not e["value_weight"].any()
   shards = _shards(seqio, task, 2, split=split, shuffle=False)
   assert sorted(itertools.chain(*shards)) == sorted(map(_content, found))

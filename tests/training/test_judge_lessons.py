@@ -11,7 +11,8 @@ from qstar_jax.config import JudgeConfig
 from qstar_jax.errors import UserError
 from qstar_jax.evaluation.opened import open_checkpoint
 from qstar_jax.labels.judge import Questions, label_lines
-from qstar_jax.labels.lines import Line
+from qstar_jax.labels.lines import Line, step_names
+from qstar_jax.labels.tree_lines import tree_lines
 from qstar_jax.replay import ReplayReader
 from qstar_jax.training import judge_lessons
 
@@ -22,7 +23,11 @@ pytest_plugins = ["tests.training.micro_run"]
 def opened(micro_run, micro_config):
   judge = JudgeConfig(teach_steps=40, teach_share=0.25)
   labels = dataclasses.replace(micro_config.labels, judge=judge)
-  config = dataclasses.replace(micro_config, labels=labels)
+  # What the run itself has learnt is no matter of the judge's.
+  learner = dataclasses.replace(
+    micro_config.learner, losses={"prm": 1.0, "entropy": 0.1}
+  )
+  config = dataclasses.replace(micro_config, labels=labels, learner=learner)
   return open_checkpoint(micro_run.directory, config)
 
 
@@ -49,6 +54,21 @@ def judge(opened, params, lines):
   return np.array([line.label[-1] for line in found])
 
 
+def lines_of(opened, trees):
+  """All lines of the tree at an index."""
+  return lambda index: tree_lines(
+    trees[index],
+    opened.loaded.vocabulary,
+    opened.domain,
+    which="all",
+    number=index,
+  )
+
+
+def num_labels(lines):
+  return sum((line.label >= 0).sum() for line in lines)
+
+
 def test_lessons_are_a_share_of_the_trees(opened, trees):
   asked = []
 
@@ -57,22 +77,51 @@ def test_lessons_are_a_share_of_the_trees(opened, trees):
       asked.append(index)
       return trees[index]
 
-  lines = list(judge_lessons.lessons(opened, Trees(), 20))
+  every = lines_of(opened, trees)
+  lines = list(judge_lessons.lessons(opened, Trees(), 20, every))
   # A quarter of twenty, from the newest to the oldest.
   assert asked == [19, 14, 9, 4, 0]
   assert {line.source for line in lines} == {"checked"}
+
+
+def test_lessons_are_of_what_is_judged(opened, trees):
+  every = lines_of(opened, trees)
+
+  def of_odd_trees(index):
+    return every(index) if index % 2 else []
+
+  judged = {
+    name
+    for index in range(len(trees))
+    for line in of_odd_trees(index)
+    for name in step_names(line)
+  }
+  whole, part = (
+    list(judge_lessons.lessons(opened, trees, len(trees), lines))
+    for lines in (every, of_odd_trees)
+  )
+  found = {
+    name
+    for line in part
+    for name, label in zip(step_names(line), line.label, strict=True)
+    if label >= 0
+  }
+  assert found <= judged
+  assert 0 < num_labels(part) == len(found) < num_labels(whole)
 
 
 def test_a_copy_learns_what_it_is_shown(opened, trees):
   """Told that steps are right which it has called wrong."""
   lines = [
     dataclasses.replace(line, label=np.abs(line.label - (line.label == 0)))
-    for line in judge_lessons.lessons(opened, trees, len(trees))
+    for line in judge_lessons.lessons(
+      opened, trees, len(trees), lines_of(opened, trees)
+    )
     if (line.label >= 0)[-1]
   ]
   before = jax.device_get(opened.loaded.params)
   taught, summary = judge_lessons.teach(opened, lines)
-  assert summary["labels"] == sum((line.label >= 0).sum() for line in lines)
+  assert summary["labels"] == num_labels(lines)
   assert summary["steps"] == 40
   untaught = judge(opened, opened.loaded.params, lines)
   assert untaught.mean() < 0.01
@@ -87,7 +136,8 @@ def test_a_copy_learns_what_it_is_shown(opened, trees):
 
 def test_the_judge_is_taught_once(opened, trees, tmp_path):
   folder = epath.Path(tmp_path / "judge")
-  lines = list(judge_lessons.lessons(opened, trees, len(trees)))
+  stored = lines_of(opened, trees)
+  lines = list(judge_lessons.lessons(opened, trees, len(trees), stored))
   first = judge_lessons.stored(folder, opened, lines)
 
   def never():

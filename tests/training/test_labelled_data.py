@@ -167,8 +167,10 @@ def test_an_outside_file_is_imported_once(tmp_path):
     import_outside(data, out, stop_later)
   found = import_outside(data, out, lambda: None)
   assert (found["records"], found["refused"]) == (5, 1)
-  assert "1 label outside its values; first:" in found["message"]
-  assert f"{path}, record 6" in found["message"]
+  assert "1 label outside its values; " in found["message"]
+  assert "refused_records.txt names them" in found["message"]
+  (refused,) = (out.parent / "refused_records.txt").read_text().splitlines()
+  assert refused.startswith(f"{path}, record 6: label outside its values")
   lines = list(StoreReader(out, LINES))
   assert [float(x.label[-1]) for x in lines] == [1, 0, 1, 1]
   path.unlink()
@@ -220,3 +222,29 @@ def test_an_iteration_goes_on_where_the_last_one_ended():
   assert positions == [(0, 12), (5, 12), (10, 12)]
   assert [figures["labelled_lines"] for figures in told] == [0, 5, 10, 15]
   assert told[1]["labels_too_long"] == 1
+
+
+@pytest.mark.parametrize("num_lines", [0, 1, 5000, 49_152, 49_153, 200_000])
+def test_every_line_comes_once_and_few_shards_are_read_at_a_time(num_lines):
+  order, other = (
+    labelled_data.shuffled(num_lines, np.random.default_rng(seed))
+    for seed in (0, 1)
+  )
+  np.testing.assert_array_equal(np.sort(order), np.arange(num_lines))
+  assert num_lines < 2 or (order != other).mean() > 0.9
+  # Shards that are opened by a reader that keeps 64 open: each once.
+  opened, num_opened = collections.OrderedDict(), 0
+  for start in range(0, num_lines, 1024):
+    for shard in sorted(set(order[start : start + 1024] // 1024)):
+      num_opened += shard not in opened
+      opened[shard] = opened.pop(shard, None)
+      if len(opened) > 64:
+        opened.popitem(last=False)
+  assert num_opened <= 1.1 * num_lines / 1024 + 1
+
+
+def test_neighbours_are_torn_apart():
+  order = labelled_data.shuffled(200_000, np.random.default_rng(0))
+  place = np.argsort(order)
+  distance = np.abs(np.diff(place))
+  assert np.median(distance) > 5000

@@ -9,9 +9,11 @@ import yaml
 
 from qstar_jax import checkpoint as checkpoint_lib
 from qstar_jax import configuration
+from qstar_jax.data.fields import problem_key
 from qstar_jax.domains import make_domain
 from qstar_jax.domains.splits import held_out_by
 from qstar_jax.replay import ReplayReader
+from qstar_jax.training.labelled_data import is_held_out
 from tests.training.test_resume import (
   _assert_same_runs,
   _final_checkpoint,
@@ -211,12 +213,19 @@ def test_a_run_is_judged_by_labels(qstar, train_text, rated_file, tmp_path):
   run_dir = tmp_path / "run"
   options = {"--data.labels": f"prm800k:{rated_file}"}
   assert train_text(run_dir, options).code == 0
-  finished = qstar(
-    "calibrate", run_dir, "--labels", f"prm800k:{rated_file}", "--json"
-  )
+  judge = "calibrate", run_dir, "--labels", f"prm800k:{rated_file}", "--json"
+  finished = qstar(*judge)
   assert finished.code == 0, finished.err
+  assert "lines left out, of problems that the run has" in finished.err
+  assert "record 97: label outside its values" in finished.err
   assert "96 records read, 1 refused" in finished.err
+  # Three of each problem.
+  num_held_out = 3 * sum(
+    is_held_out(problem_key(f"What is {a} + 1 + 1?"), 0.3) for a in range(24)
+  )
   prm = json.loads(finished.out)["prm"]
-  assert (prm["against"], prm["lines"], prm["steps"]) == ("labels", 72, 96)
-  assert prm["mean_label"] == 0.5
-  assert prm["too_long_steps"] == 0
+  assert (prm["against"], prm["too_long_steps"]) == ("labels", 0)
+  assert 0 < prm["lines"] == num_held_out == 72 - prm["learned_lines"]
+  finished = qstar(*judge, "--data.held-out-share", 0)
+  assert finished.code == 2
+  assert "72 lines are of problems that the run has learned" in finished.err
