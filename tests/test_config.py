@@ -242,7 +242,16 @@ def test_a_field_of_the_wrong_type_is_not_judged_by_other_rules(tmp_path):
     (
       "run_mode: split\nmesh: {actor_devices: 1}\n"
       "replay: {max_staleness: 64}\nself_play: {max_lead: 3}",
-      "max_staleness is 64: must be 0, or at least .*; use 192 or more",
+      "max_staleness is 64: must be 0, or at least .*; use 255 or more",
+    ),
+    (
+      "run_mode: files\nself_play: {max_lead: 2}\n"
+      "checkpoint: {every_iterations: 2}\nreplay: {max_staleness: 64}",
+      "max_staleness is 64: must be 0, or at least .*; use 127 or more",
+    ),
+    (
+      "gate: {every_iterations: 1}\nreplay: {max_staleness: 64}",
+      "max_staleness is 64: must be 0 where gate.every_iterations is set",
     ),
     ("mesh: {fsdp: -2}", "mesh.fsdp is -2: must be 1 or more, or -1"),
     (

@@ -77,7 +77,7 @@ def run(
       for point in range(points + 1):
         while phase < phases * point // points:
           phase += 1
-          source.publish(trainer.played, trainer.played_step)
+          source.publish(lambda: trainer.played, trainer.played_step)
           while progress.num_tokens < tokens * phase / phases:
             source.bring(progress, int(trainer.state.step))
             progress.iteration += 1

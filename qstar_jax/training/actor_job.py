@@ -56,14 +56,14 @@ class ActorJob:
     self._reporter = reporter
     self._waiter = Waiter(run_dir, flag)
     self._watch = RunWatch(run_dir, self._waiter)
+    self._mesh = make_mesh(config.mesh)
     loaded = self._waiter.until(
       self._newest, f"params of the learner in {run_dir / 'checkpoints'}"
     )
     # It may have begun only now.
     configuration.check_run_dir(run_dir, config)
-    setup = setup_lib.of_checkpoint(config, loaded, make_mesh(config.mesh))
-    self._place = setup.place
-    self._params, self._version = setup.place(loaded.params), loaded.step
+    setup = setup_lib.of_checkpoint(config, loaded, self._mesh)
+    self._params, self._version = loaded.params, loaded.step
     progress = writer.progress
     self._rounds = progress.get("rounds", 0)
     self._num_tokens = progress.get("num_tokens", 0)
@@ -92,8 +92,7 @@ class ActorJob:
     """
     while not self._wait_for_room().is_done:
       if (loaded := self._newer()) is not None:
-        self._params = self._place(loaded.params)
-        self._version = loaded.step
+        self._params, self._version = loaded.params, loaded.step
       start = time.monotonic()
       played = self._self_play.play(
         self._params,
@@ -135,14 +134,25 @@ class ActorJob:
     status = self._watch.status()
     if status is None or not status.is_warm:
       return None
-    return self._watch.load(status.player_step)
+    return self._watch.load(status.player_step, self._mesh)
 
   def _newer(self) -> Loaded | None:
     """What is to play in the place of what does, if there is such."""
     status = self._watch.status()
     if status.player_step == self._version:
       return None
-    return self._watch.load(status.player_step)
+    return self._watch.load(status.player_step, self._mesh)
+
+  def _oldest(self, status: Status) -> int:
+    """Version that trees need to be learned in the iteration that is next.
+
+    Those that are too old take no room: nobody will make any.
+    """
+    config = self._config
+    if config.replay.max_staleness == 0:
+      return 0
+    last_step = status.step + config.learner.steps_per_iteration - 1
+    return last_step - config.replay.max_staleness
 
   def _wait_for_room(self) -> Status:
     """Until the run is done, or the learner has room for trees."""
@@ -151,7 +161,9 @@ class ActorJob:
 
     def look() -> Status | None:
       status = self._watch.status()
-      ahead = trees_ahead(self._run_dir / "replay", status.next_sequence)
+      ahead = trees_ahead(
+        self._run_dir / "replay", status.next_sequence, self._oldest(status)
+      )
       return status if status.is_done or ahead < room else None
 
     return self._waiter.until(
@@ -161,17 +173,23 @@ class ActorJob:
     )
 
 
-def trees_ahead(replay_dir: epath.Path, counted: Mapping[int, int]) -> int:
-  """Trees in the store that the learner has not counted yet.
+def trees_ahead(
+  replay_dir: epath.Path, counted: Mapping[int, int], oldest: int
+) -> int:
+  """Trees in the store that the learner has not counted yet, and may learn.
 
   Args:
     replay_dir: the store.
     counted: for each actor, the first tree that was not counted.
+    oldest: version of the params of trees that are not too old.
   """
   manifests = manifest_lib.read_all(replay_dir, TREES)
   return sum(
-    max(0, m.num_records - counted.get(m.stream_id, 0))
-    for m in manifests.values()
+    max(0, shard.last_sequence + 1 - max(shard.first_sequence, first))
+    for manifest in manifests.values()
+    for first in [counted.get(manifest.stream_id, 0)]
+    for shard in manifest.shards
+    if shard.max_params_version >= oldest
   )
 
 

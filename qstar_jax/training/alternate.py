@@ -5,6 +5,7 @@ else is in the checkpoint: killed at any instant and run again, such a run ends
 with the same parameters, bit for bit, as if it had not been.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from flax import nnx
@@ -57,9 +58,9 @@ class Alternate:
     proposer = self.self_play and self.self_play.proposer
     return proposer and proposer.earlier
 
-  def publish(self, params: nnx.State, step: int) -> None:
+  def publish(self, params: Callable[[], nnx.State], step: int) -> None:
     """See `TreeSource`."""
-    self._params, self._params_version = params, step
+    self._params, self._params_version = params(), step
 
   def bring(self, progress: Progress, step: int) -> dict[str, Any]:
     """See `TreeSource`. The window is self-play's own."""

@@ -7,6 +7,7 @@ publishes. See docs/design/files_mode.md.
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -40,18 +41,24 @@ class StoredTrees:
   def __exit__(self, *error) -> None:
     pass
 
-  def publish(self, params: nnx.State, step: int) -> None:
+  def publish(self, params: Callable[[], nnx.State], step: int) -> None:
     """Does nothing: actors read checkpoints."""
 
   def bring(self, progress: Progress, step: int) -> dict[str, Any]:
     """Waits for an iteration's trees; see `TreeSource`."""
     start = time.monotonic()
     config, window = self._trainer.config, self._trainer.window
-    per_iteration = config.self_play.problems_per_iteration
-    self._wait((progress.iteration + 1) * per_iteration)
-    seconds_wait = time.monotonic() - start
-    num_read = window.update(self._reader)
-    self._warn_of_damage(step)
+    wanted = (progress.iteration + 1) * config.self_play.problems_per_iteration
+    num_read, seconds_wait = 0, 0.0
+    while True:
+      seconds_wait += self._wait(wanted)
+      num_read += window.update(self._reader)
+      self._warn_of_damage(step)
+      window.expire(step + config.learner.steps_per_iteration - 1)
+      if window.metrics(step)["size"]:
+        break
+      # All are too old, or damaged.
+      wanted = sum(window.next_sequence.values()) + 1
     counted = dict(sorted(window.next_sequence.items()))
     num_new = sum(counted.values()) - progress.num_trees
     # What is damaged was played too, and what was taken away was counted.
@@ -66,8 +73,9 @@ class StoredTrees:
       "seconds_read": time.monotonic() - start - seconds_wait,
     }
 
-  def _wait(self, num_trees: int) -> None:
-    """Until so many trees have come since the start."""
+  def _wait(self, num_trees: int) -> float:
+    """Until so many trees have come since the start; seconds that it took."""
+    start = time.monotonic()
 
     def look() -> bool | None:
       self._reader.refresh()
@@ -85,6 +93,7 @@ class StoredTrees:
     self._waiter.until(
       look, f"trees of the actors in {self._trainer.replay_dir}"
     )
+    return time.monotonic() - start
 
   def _warn_of_damage(self, step: int) -> None:
     """Once for what is found damaged or gone."""

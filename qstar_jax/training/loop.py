@@ -91,7 +91,7 @@ def train(
 
     # Self-play, if there is any, and learning.
     trainer.open_gate()
-    source.publish(trainer.played, trainer.played_step)
+    source.publish(lambda: trainer.played, trainer.played_step)
     seconds_save = 0.0
     while not progress.is_done(config):
       step = int(trainer.state.step)
@@ -102,7 +102,7 @@ def train(
       if config.gate.every_iterations and is_due(config.gate.every_iterations):
         is_accepted, of_gate = trainer.try_candidate(checkpointer)
         metrics |= of_gate
-      source.publish(trainer.played, trainer.played_step)
+      source.publish(lambda: trainer.played, trainer.played_step)
       if is_due(config.evaluation.every_iterations):
         metrics["seconds_evaluate"] = trainer.evaluate(
           "self_play" if trainer.plays else "offline"

@@ -7,6 +7,7 @@ on from its newest checkpoint.
 
 import contextlib
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -78,17 +79,16 @@ class Split:
   def __exit__(self, *error) -> None:
     self._stack.close()
 
-  def publish(self, params: nnx.State, step: int) -> None:
+  def publish(self, params: Callable[[], nnx.State], step: int) -> None:
     """See `TreeSource`: once every so many iterations."""
     play, progress = self._trainer.config.self_play, self._trainer.progress
     is_first = self._queue is None
     if not is_first and progress.iteration % play.publish_every_iterations:
       return
-    # A copy: the learner's own are consumed by its next step.
-    params = self._trainer.actor_setup.place(params)
+    placed = self._trainer.actor_setup.place(params())
     if is_first:
-      self._queue = self._stack.enter_context(self._start(params))
-    self._queue.publish(params, step)
+      self._queue = self._stack.enter_context(self._start(placed))
+    self._queue.publish(placed, step)
 
   def _start(self, params: nnx.State) -> RoundQueue[_Delivery]:
     """The actor, as it goes on from where the run stands."""

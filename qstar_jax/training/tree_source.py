@@ -1,5 +1,6 @@
 """Where an iteration's trees come from: what the modes of a run differ in."""
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from flax import nnx
@@ -21,13 +22,14 @@ class TreeSource(Protocol):
 
   def __exit__(self, *error) -> None: ...
 
-  def publish(self, params: nnx.State, step: int) -> None:
+  def publish(self, params: Callable[[], nnx.State], step: int) -> None:
     """Says which params play from now on.
 
     Called before the first trees are asked for, and after every iteration.
 
     Args:
-      params: until the learner's next step, which consumes them.
+      params: gives them, until the learner's next step. It moves them to the
+        actor's layout: not called where nobody here plays with them.
       step: gradient step of the params.
     """
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, TypeVar
 
 from etils import epath
+from jax.sharding import Mesh
 
 from qstar_jax import checkpoint as checkpoint_lib
 from qstar_jax import configuration
@@ -72,10 +73,15 @@ class RunWatch:
         self._status = _status(meta)
     return self._status
 
-  def load(self, step: int) -> checkpoint_lib.Loaded | None:
-    """A checkpoint for playing; None if it vanished. Raises as `status`."""
+  def load(self, step: int, mesh: Mesh) -> checkpoint_lib.Loaded | None:
+    """A checkpoint for playing; None if it vanished. Raises as `status`.
+
+    Args:
+      step: of the checkpoint.
+      mesh: that the params are to lie on, in the actor's layout.
+    """
     path = self._run_dir / "checkpoints" / str(step)
-    return self.read(step, lambda: checkpoint_lib.load(path))
+    return self.read(step, lambda: checkpoint_lib.load(path, mesh))
 
   def read(self, step: int, look: Callable[[], T]) -> T | None:
     """What `look` reads of a checkpoint; None if it vanished meanwhile.

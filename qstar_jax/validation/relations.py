@@ -294,9 +294,32 @@ RELATIONS = (
       or c.replay.max_staleness >= split_staleness(c)
     ),
     "0, or at least learner.steps_per_iteration * (self_play.max_lead + "
-    "self_play.publish_every_iterations - 1), the age of the oldest trees that "
-    "come where run_mode is split",
+    "self_play.publish_every_iterations) - 1, the age of the oldest new trees at "
+    "the last step that uses them where run_mode is split",
     lambda c: f"use {split_staleness(c)} or more",
+  ),
+  Relation(
+    (
+      "replay.max_staleness",
+      "run_mode",
+      "checkpoint.every_iterations",
+      "learner.steps_per_iteration",
+    ),
+    lambda c: (
+      c.run_mode != "files"
+      or c.replay.max_staleness == 0
+      or c.replay.max_staleness >= files_staleness(c)
+    ),
+    "0, or at least learner.steps_per_iteration * checkpoint.every_iterations - "
+    "1, the age of the newest params that actors have when the learner's next "
+    "are saved",
+    lambda c: f"use {files_staleness(c)} or more",
+  ),
+  Relation(
+    ("replay.max_staleness", "gate.every_iterations"),
+    lambda c: c.replay.max_staleness == 0 or c.gate.every_iterations == 0,
+    "0 where gate.every_iterations is set: the player may be of any age",
+    lambda c: "set one or the other to 0",
   ),
   Relation(
     ("labels.judge.right", "labels.judge.wrong"),
@@ -314,13 +337,19 @@ RELATIONS = (
 )
 
 
+def files_staleness(config: ExperimentConfig) -> int:
+  """Gradient steps from a checkpoint to the last before the next one."""
+  iterations = config.checkpoint.every_iterations
+  return iterations * config.learner.steps_per_iteration - 1
+
+
 def split_staleness(config: ExperimentConfig) -> int:
-  """Gradient steps that trees are old at most when they come, without a gate.
+  """Gradient steps that new trees are old at most when all have been used.
 
   An iteration's trees are begun when the learner has still to learn `max_lead`
   iterations before them, with params that it had up to
   `publish_every_iterations` - 1 iterations before.
   """
   play = config.self_play
-  iterations = play.max_lead + play.publish_every_iterations - 1
-  return iterations * config.learner.steps_per_iteration
+  iterations = play.max_lead + play.publish_every_iterations
+  return iterations * config.learner.steps_per_iteration - 1

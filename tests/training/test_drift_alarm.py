@@ -58,7 +58,7 @@ def _play_with(trainer, source, monkeypatch, params=None, **learner):
   alarm = _alarm(trainer, config)
   monkeypatch.setattr(source.self_play, "drift_alarm", alarm)
   trainer.reporter.records.clear()
-  source.publish(trainer.played, trainer.played_step)
+  source.publish(lambda: trainer.played, trainer.played_step)
   return source.bring(trainer.progress, trainer.played_step)
 
 

@@ -43,11 +43,12 @@ def trainer(tmp_path, monkeypatch):
 def store(trainer):
   """Has an actor store so many trees, and say so many tokens in all."""
 
-  def store_trees(actor_id, num_trees, num_tokens=0):
+  def store_trees(actor_id, num_trees, num_tokens=0, params_version=0):
     with ReplayWriter(trainer.replay_dir, actor_id, shard_trees=4) as writer:
       first = writer.next_sequence
       trees = [
-        random_tree(first + i, actor_id=actor_id) for i in range(num_trees)
+        random_tree(first + i, actor_id=actor_id, params_version=params_version)
+        for i in range(num_trees)
       ]
       writer.extend(trees, {"num_tokens": num_tokens})
     return writer.folder, trees
@@ -88,6 +89,31 @@ def test_it_waits_for_enough_of_them(trainer, store, capsys):
   assert metrics["actor_trees"] == [7, 1]
   err = capsys.readouterr().err
   assert err == f"waiting for trees of the actors in {trainer.replay_dir}\n"
+
+
+def test_it_waits_where_all_are_too_old(trainer, store):
+  """From step 5, ten steps: trees of version 0 are 14 steps old at the last."""
+  replay = dataclasses.replace(_CONFIG.replay, max_staleness=12)
+  learner = dataclasses.replace(_CONFIG.learner, steps_per_iteration=10)
+  trainer.config = dataclasses.replace(_CONFIG, replay=replay, learner=learner)
+  trainer.window = ReplayWindow(replay, seed=0)
+  store(0, 16)
+  late = iter([2])
+  trainer.flag.check = lambda: [
+    store(1, num_trees, params_version=2) for num_trees in late
+  ]
+  metrics = _bring(trainer, Progress())
+  # All are counted, and the newest are what there is to learn from.
+  assert (metrics["new_trees"], metrics["actor_trees"]) == (18, [16, 2])
+  assert {tree.actor_id for tree in trainer.window.sample(100)} == {1}
+
+
+def test_trees_that_are_too_old_take_no_room(trainer, store):
+  store(0, 7)
+  store(0, 2, params_version=3)
+  store(0, 5, params_version=6)
+  ahead = [trees_ahead(trainer.replay_dir, {0: 1}, v) for v in (0, 1, 4, 7)]
+  assert ahead == [13, 7, 5, 0]
 
 
 def test_it_can_be_stopped_while_it_waits(trainer, store):
@@ -150,9 +176,9 @@ def test_an_actor_that_is_taken_away(trainer, store):
 def test_how_far_the_actors_are_ahead(trainer, store):
   folder, _ = store(0, 5)
   store(1, 7)
-  ahead = trees_ahead(trainer.replay_dir, {})
+  ahead = trees_ahead(trainer.replay_dir, {}, 0)
   assert ahead == 12
-  assert trees_ahead(trainer.replay_dir, {0: 5, 1: 3}) == 4
+  assert trees_ahead(trainer.replay_dir, {0: 5, 1: 3}, 0) == 4
   # What was counted of an actor that is gone makes no room.
   shutil.rmtree(folder)
-  assert trees_ahead(trainer.replay_dir, {0: 5, 1: 3}) == 4
+  assert trees_ahead(trainer.replay_dir, {0: 5, 1: 3}, 0) == 4
