@@ -143,18 +143,37 @@ class LayerStack:
         for i in range(config.num_layers)
       ]
 
+  def pack(self, states: list[Any]) -> Any:
+    """L pytrees, one per layer, as `run` takes them: stacked if it scans.
+
+    A loop around `run` packs before and unpacks behind: inside, each would copy
+    the states of all layers.
+    """
+    if not self._scan:
+      return states
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *states)
+
+  def unpack(self, packed: Any) -> list[Any]:
+    """The reverse of `pack`."""
+    if not self._scan:
+      return packed
+    return [
+      jax.tree.map(operator.itemgetter(i), packed)
+      for i in range(self._num_layers)
+    ]
+
   def run(
-    self, fn: LayerFn, x: chex.Array, *states: list[Any]
-  ) -> tuple[chex.Array, list[Any]]:
+    self, fn: LayerFn, x: chex.Array, *states: Any
+  ) -> tuple[chex.Array, Any]:
     """Applies `fn` layer after layer.
 
     Args:
       fn: see `LayerFn`.
       x: carried through the layers.
-      *states: each a list of L pytrees, one per layer.
+      *states: of all layers, packed.
 
     Returns:
-      The last x, and the list of the layers' outputs.
+      The last x, and the layers' outputs, packed.
     """
     if not self._scan:
       outputs = []
@@ -167,13 +186,7 @@ class LayerStack:
       layer_state, *state = inputs
       return fn(nnx.merge(self._graphdef, layer_state), x, *state)
 
-    stacked = [jax.tree.map(lambda *xs: jnp.stack(xs), *s) for s in states]
-    x, stacked_outputs = jax.lax.scan(body, x, (self._stacked, *stacked))
-    outputs = [
-      jax.tree.map(operator.itemgetter(i), stacked_outputs)
-      for i in range(self._num_layers)
-    ]
-    return x, outputs
+    return jax.lax.scan(body, x, (self._stacked, *states))
 
 
 class HeadOutput(NamedTuple):
