@@ -49,6 +49,13 @@ RELATIONS = (
     lambda c: "lower it or raise the maximum",
   ),
   _divides("model.num_kv_heads", "model.num_heads"),
+  Relation(
+    ("model.recompute", "model.scan_layers"),
+    lambda c: not c.model.recompute or c.model.scan_layers,
+    "False unless model.scan_layers is True: it is the loop's body that is "
+    "computed again",
+    lambda c: "set one or the other",
+  ),
   _divides("search.leaves_per_round", "search.num_simulations"),
   Relation(
     ("search.prune_illegal", "search.terminal_value"),
