@@ -85,6 +85,9 @@ class ModelConfig:
     norm_epsilon: added to the mean square in RMSNorm.
     scan_layers: `lax.scan` over layers (compiles faster when deep) instead of
       a Python loop (up to 2x faster on CPU).
+    recompute: a gradient step computes what is inside the layers, and the
+      logits of the policy loss, again instead of keeping it: a third more work
+      for a small part of the memory (needs scan_layers).
     compute_dtype: of activations and the step cache; heads are float32 always.
     token_q: heads for Q and V of single tokens besides.
   """
@@ -98,6 +101,7 @@ class ModelConfig:
   rope_base: float = 10_000.0
   norm_epsilon: float = 1e-6
   scan_layers: bool = False
+  recompute: bool = False
   compute_dtype: Literal["float32", "bfloat16"] = "float32"
   token_q: bool = False
 

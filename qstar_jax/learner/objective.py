@@ -84,7 +84,12 @@ def _prm(x: Pass) -> chex.Array:
 
 
 def _policy(x: Pass) -> chex.Array:
-  return losses.policy_loss(x.logits_BTV, x.batch.tokens, x.batch.policy_weight)
+  tokens_BT, weight_BT = x.batch.tokens, x.batch.policy_weight
+  if x.model.config.recompute:
+    following_BT = losses.next_token(tokens_BT)
+    nll_BT = x.model.token_nll(x.hidden_BTM, following_BT)
+    return losses.weighted_mean(nll_BT, losses.next_token(weight_BT))
+  return losses.policy_loss(x.logits_BTV, tokens_BT, weight_BT)
 
 
 def _prm_ranking(x: Pass) -> chex.Array:

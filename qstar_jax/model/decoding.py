@@ -76,8 +76,8 @@ class Streams(NamedTuple):
     log_prob: float32 [T, R].
     proposed: the proposal's own state.
     length: int32 [R].
-    keys: L x [X, K, A, T, C], of the streams' own tokens.
-    values: the same.
+    own: L x (keys, values), each [X, K, A, T, C], of the streams' own tokens;
+      packed, as `LayerStack.run` takes them.
   """
 
   step: chex.Array
@@ -88,8 +88,13 @@ class Streams(NamedTuple):
   log_prob: chex.Array
   proposed: Any
   length: chex.Array
-  keys: list[chex.Array]
-  values: list[chex.Array]
+  own: Any
+
+  @property
+  def sizes(self) -> tuple[int, int, int]:
+    """X, A and T."""
+    x, _, a, t, _ = jax.tree.leaves(self.own)[0].shape[-5:]
+    return x, a, t
 
   def follow(self, parent_XA: chex.Array) -> "Streams":
     """Each stream as its parent was; empty where there is none (-1)."""
@@ -97,9 +102,11 @@ class Streams(NamedTuple):
     row_R = (jnp.arange(x)[:, None] * a + parent_XA).reshape(-1)
     has_parent_R = (parent_XA >= 0).reshape(-1)
 
-    def own(layers):
-      along_a = jax.vmap(lambda y_KATC, parent_A: y_KATC[:, parent_A])
-      return [along_a(y_XKATC, parent_XA) for y_XKATC in layers]
+    def follow(own):
+      # Packed, an array may hold all layers: X is its fifth axis from the end.
+      return jax.vmap(
+        lambda y_KATC, parent_A: y_KATC[..., parent_A, :, :], (-5, 0), -5
+      )(own, parent_XA)
 
     return self._replace(
       hidden=self.hidden[row_R],
@@ -108,12 +115,11 @@ class Streams(NamedTuple):
       tokens=jnp.where(has_parent_R[None], self.tokens[:, row_R], 0),
       log_prob=jnp.where(has_parent_R[None], self.log_prob[:, row_R], 0.0),
       length=jnp.where(has_parent_R, self.length[row_R], 0),
-      keys=own(self.keys),
-      values=own(self.values),
+      own=jax.tree.map(follow, self.own),
     )
 
   def steps(self, proposal: Proposal) -> DecodedSteps:
-    x, _, a, t, _ = self.keys[0].shape
+    x, a, t = self.sizes
 
     def by_stream(y_TR):
       return jnp.moveaxis(y_TR.reshape(t, x, a), 0, 2)
@@ -133,6 +139,7 @@ class Streams(NamedTuple):
 
 def _open_streams(
   config: ModelConfig,
+  layers: LayerStack,
   proposal: Proposal,
   hidden_XM: chex.Array,
   uniform_TXAU: chex.Array,
@@ -143,9 +150,7 @@ def _open_streams(
   rows = x * a
   own_shape = (x, config.num_kv_heads, a, t, config.head_dim)
 
-  def own_per_layer():
-    return [jnp.zeros(own_shape, hidden_XM.dtype)] * config.num_layers
-
+  zeros = jnp.zeros(own_shape, hidden_XM.dtype)
   hidden = jnp.repeat(hidden_XM, a, axis=0)
   return Streams(
     step=jnp.int32(0),
@@ -156,21 +161,23 @@ def _open_streams(
     log_prob=jnp.zeros((t, rows), jnp.float32),
     proposed=proposed,
     length=jnp.zeros((rows,), jnp.int32),
-    keys=own_per_layer(),
-    values=own_per_layer(),
+    own=layers.pack([(zeros, zeros)] * config.num_layers),
   )
 
 
 def _run_token(
   model: Transformer,
   layers: LayerStack,
-  prefix: list[Segment],
+  prefix: Any,
   rotation: Rotation,
   token_R: chex.Array,
   streams: Streams,
-) -> tuple[chex.Array, list[chex.Array], list[chex.Array]]:
-  """Runs one token of every stream: its hidden state, keys and values."""
-  x, _, a, t, _ = streams.keys[0].shape
+) -> tuple[chex.Array, Any]:
+  """Runs one token of every stream: its hidden state, and `Streams.own`.
+
+  The prefix's segments are packed.
+  """
+  x, a, t = streams.sizes
   step = streams.step
   own_bias = mask_bias(jnp.arange(t) <= step)[None, None, None]
 
@@ -180,9 +187,9 @@ def _run_token(
       own_XKATC, new_XKA1C, step, axis=3
     )
 
-  def fn(layer, x_XAM, prefix, own_keys, own_values):
+  def fn(layer, x_XAM, prefix, own):
     query, key, value = layer.project(x_XAM, rotation)
-    own_keys, own_values = put(own_keys, key), put(own_values, value)
+    own_keys, own_values = put(own[0], key), put(own[1], value)
     # Transposed inside the product: [T, C] is what is cheap to write.
     own_keys_XKACT = jnp.swapaxes(own_keys, 3, 4)
     own = Segment(own_keys_XKACT, own_values, own_bias)
@@ -190,14 +197,10 @@ def _run_token(
     return layer.finish(x_XAM, attended), (own_keys, own_values)
 
   x_XAM, own = layers.run(
-    fn,
-    model.embed(token_R).reshape(x, a, -1),
-    prefix,
-    streams.keys,
-    streams.values,
+    fn, model.embed(token_R).reshape(x, a, -1), prefix, streams.own
   )
   hidden_RM = model.final_norm(x_XAM).reshape(x * a, -1)
-  return hidden_RM, [key for key, _ in own], [value for _, value in own]
+  return hidden_RM, own
 
 
 def _decode_together(
@@ -218,7 +221,7 @@ def _decode_together(
   # every use of them, layer after layer.
   position_TX = position_X[None] + jnp.arange(t)[:, None]
   rotation_TX = rotation_at(position_TX[..., None], model.config)
-  segments = prefix.segments()
+  segments = layers.pack(prefix.segments())
 
   def body(streams):
     step = streams.step
@@ -236,7 +239,7 @@ def _decode_together(
     token_R = jnp.where(is_open, choice.token, 0)
     log_prob_R = jnp.where(is_open, choice.log_prob, 0.0)
     rotation = jax.tree.map(lambda y: y[step], rotation_TX)
-    hidden_RM, keys, values = _run_token(
+    hidden_RM, own = _run_token(
       model, layers, segments, rotation, token_R, streams
     )
     before_RM = streams.hidden_before
@@ -251,25 +254,26 @@ def _decode_together(
       log_prob=streams.log_prob.at[step].set(log_prob_R),
       proposed=proposed,
       length=streams.length + is_open,
-      keys=keys,
-      values=values,
+      own=own,
     )
 
   return jax.lax.while_loop(
     lambda streams: (streams.step < t) & jnp.any(streams.is_open),
     body,
-    _open_streams(model.config, proposal, hidden_XM, uniform_TXAU, width_X),
+    _open_streams(
+      model.config, layers, proposal, hidden_XM, uniform_TXAU, width_X
+    ),
   )
 
 
-def _leaves_at_once(prefix: Prefix, num_candidates: int) -> int:
+def _leaves_at_once(prefix: Prefix, num_candidates: int, platform: str) -> int:
   """How many leaves to decode together.
 
   Every token reads the prefix of its leaf again. On a CPU those of a few leaves
   stay in its cache; an accelerator wants all leaves at once.
   """
   num_leaves = prefix.bias.shape[0]
-  if jax.default_backend() != "cpu":
+  if platform != "cpu":
     return num_leaves
   arrays = [*prefix.keys, *prefix.values]
   leaf_bytes = sum(y.size * y.dtype.itemsize for y in arrays) // num_leaves
@@ -293,6 +297,7 @@ def decode_streams(
   width_X: chex.Array,
   ends_step_V: chex.Array,
   proposal: Proposal,
+  platform: str | None = None,
 ) -> DecodedStreams:
   """Proposes A steps of at most T tokens after each of X shared prefixes.
 
@@ -311,6 +316,7 @@ def decode_streams(
       beyond stay empty.
     ends_step_V: bool [V], tokens that end a step.
     proposal: how tokens are chosen.
+    platform: that is compiled for, e.g. `tpu`; default: what JAX runs on.
 
   Returns:
     The steps, and their keys and values.
@@ -320,12 +326,15 @@ def decode_streams(
 
   def decode(leaves):
     streams = _decode_together(model, layers, *leaves, ends_step_V, proposal)
-    num_slots = streams.step * streams.is_open.size
+    keys, values = zip(*layers.unpack(streams.own), strict=True)
     return DecodedStreams(
-      streams.steps(proposal), num_slots, streams.keys, streams.values
+      steps=streams.steps(proposal),
+      num_slots=streams.step * streams.is_open.size,
+      keys=[*keys],
+      values=[*values],
     )
 
-  n = _leaves_at_once(prefix, a)
+  n = _leaves_at_once(prefix, a, platform or jax.default_backend())
   if n == x:
     return decode(leaves)
   # Leaves that want steps first, and no turn for the others.

@@ -171,7 +171,9 @@ def prefill(
     kept = jnp.swapaxes(key, 1, 2), jnp.swapaxes(value, 1, 2)
     return layer.finish(x_GPM, attended), kept
 
-  x_GPM, kept = model.layer_stack().run(fn, model.embed(prompt_GP))
+  layers = model.layer_stack()
+  x_GPM, kept = layers.run(fn, model.embed(prompt_GP))
+  kept = layers.unpack(kept)
   last_GM = jnp.take_along_axis(
     x_GPM, prompt_length_G[:, None, None] - 1, axis=1
   )[:, 0]
@@ -382,8 +384,12 @@ def run_step(
     return layer.finish(x_XTM, attended), (keys, values)
 
   _, extended = layers.run(
-    fn, model.embed(tokens_XT), prefix.keys, prefix.values
+    fn,
+    model.embed(tokens_XT),
+    layers.pack(prefix.keys),
+    layers.pack(prefix.values),
   )
+  extended = layers.unpack(extended)
   in_step_XT = slot_T[None] < length_X[:, None]
   return Prefix(
     keys=[keys for keys, _ in extended],

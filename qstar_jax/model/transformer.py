@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import chex
 import jax
 import jax.numpy as jnp
+import optax
 from flax import nnx
 
 from qstar_jax.config import ModelConfig
@@ -20,7 +21,7 @@ from qstar_jax.distributed import rules
 
 # Z, of Q: the smaller one of two is not too high by chance.
 _NUM_TOKEN_Q_HEADS = 2
-# Positions whose Q of the whole vocabulary is in memory at once.
+# Positions whose Q or logits of the whole vocabulary are in memory at once.
 _POSITIONS_AT_ONCE = 8
 
 
@@ -134,6 +135,7 @@ class LayerStack:
     self._graphdef, state = nnx.split(layers)
     self._stacked = jax.tree.map(lambda x: x.astype(dtype), state)
     self._scan = config.scan_layers
+    self._recompute = config.recompute
     self._num_layers = config.num_layers
     if not self._scan:
       self._layers = [
@@ -143,18 +145,37 @@ class LayerStack:
         for i in range(config.num_layers)
       ]
 
+  def pack(self, states: list[Any]) -> Any:
+    """L pytrees, one per layer, as `run` takes them: stacked if it scans.
+
+    A loop around `run` packs before and unpacks behind: inside, each would copy
+    the states of all layers.
+    """
+    if not self._scan:
+      return states
+    return jax.tree.map(lambda *xs: jnp.stack(xs), *states)
+
+  def unpack(self, packed: Any) -> list[Any]:
+    """The reverse of `pack`."""
+    if not self._scan:
+      return packed
+    return [
+      jax.tree.map(operator.itemgetter(i), packed)
+      for i in range(self._num_layers)
+    ]
+
   def run(
-    self, fn: LayerFn, x: chex.Array, *states: list[Any]
-  ) -> tuple[chex.Array, list[Any]]:
+    self, fn: LayerFn, x: chex.Array, *states: Any
+  ) -> tuple[chex.Array, Any]:
     """Applies `fn` layer after layer.
 
     Args:
       fn: see `LayerFn`.
       x: carried through the layers.
-      *states: each a list of L pytrees, one per layer.
+      *states: of all layers, packed.
 
     Returns:
-      The last x, and the list of the layers' outputs.
+      The last x, and the layers' outputs, packed.
     """
     if not self._scan:
       outputs = []
@@ -167,13 +188,10 @@ class LayerStack:
       layer_state, *state = inputs
       return fn(nnx.merge(self._graphdef, layer_state), x, *state)
 
-    stacked = [jax.tree.map(lambda *xs: jnp.stack(xs), *s) for s in states]
-    x, stacked_outputs = jax.lax.scan(body, x, (self._stacked, *stacked))
-    outputs = [
-      jax.tree.map(operator.itemgetter(i), stacked_outputs)
-      for i in range(self._num_layers)
-    ]
-    return x, outputs
+    if self._recompute:
+      # A loop's body is not merged with its own copy.
+      body = jax.checkpoint(body, prevent_cse=False)
+    return jax.lax.scan(body, x, (self._stacked, *states))
 
 
 class HeadOutput(NamedTuple):
@@ -302,6 +320,36 @@ class Transformer(nnx.Module):
   def logits(self, hidden_TM: chex.Array) -> chex.Array:
     """Policy head: [..., M] to [..., V] float32 logits of the next token."""
     return hidden_TM.astype(jnp.float32) @ self._embedding().T
+
+  def token_nll(
+    self, hidden_BTM: chex.Array, tokens_BT: chex.Array
+  ) -> chex.Array:
+    """-log p of tokens by the policy head, of which logits are not kept.
+
+    They are there for a few positions of all lines at once, and are computed
+    again for the gradient.
+
+    Args:
+      hidden_BTM: [B, T, M] hidden states.
+      tokens_BT: int32 [B, T], the tokens that follow them.
+
+    Returns:
+      float32 [B, T], in nats.
+    """
+    # Gathered here, and not in every turn of the loop.
+    embedding_VM = self._embedding()
+
+    @jax.checkpoint
+    def nll(hidden_BM, token_B):
+      logits_BV = hidden_BM.astype(jnp.float32) @ embedding_VM.T
+      return optax.softmax_cross_entropy_with_integer_labels(logits_BV, token_B)
+
+    nll_TB = jax.lax.map(
+      lambda args: nll(*args),
+      (jnp.moveaxis(hidden_BTM, 1, 0), tokens_BT.T),
+      batch_size=_POSITIONS_AT_ONCE,
+    )
+    return nll_TB.T
 
   def heads(self, hidden_TM: chex.Array) -> HeadOutput:
     """Value and PRM heads: [..., M] to logits [...]."""

@@ -73,6 +73,7 @@ def make_expand_fn(
   end_token: int,
   temperature: float,
   proposal: str = "sample",
+  platform: str | None = None,
 ) -> ExpandFn:
   """An expand function over a `StepStore`, to be called under jit.
 
@@ -82,6 +83,7 @@ def make_expand_fn(
     end_token: the token that ends a step and finishes the line.
     temperature: of the proposal; 0 is greedy.
     proposal: with replacement (`sample`) or without (`stochastic_beam`).
+    platform: that is compiled for, e.g. `tpu`; default: what JAX runs on.
 
   Returns:
     The function; it consumes the store and its keys.
@@ -112,6 +114,7 @@ def make_expand_fn(
       width_BW.reshape(-1),
       jnp.asarray(ends_step_V),
       propose,
+      platform,
     )
     steps = decoded.steps
 
@@ -119,10 +122,9 @@ def make_expand_fn(
       return y.reshape(b, w, *y.shape[1:])
 
     if a == 1:
+      own = decoded.keys, decoded.values
       length_BW = by_tree(steps.length)[..., 0]
-      store = line_cache.keep_steps(
-        store, leaf, prefix, decoded.keys, decoded.values, length_BW, block
-      )
+      store = line_cache.keep_steps(store, leaf, prefix, *own, length_BW, block)
     store = step_cache.write_candidates(
       store,
       block,

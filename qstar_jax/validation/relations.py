@@ -49,6 +49,13 @@ RELATIONS = (
     lambda c: "lower it or raise the maximum",
   ),
   _divides("model.num_kv_heads", "model.num_heads"),
+  Relation(
+    ("model.recompute", "model.scan_layers"),
+    lambda c: not c.model.recompute or c.model.scan_layers,
+    "False unless model.scan_layers is True: it is the loop's body that is "
+    "computed again",
+    lambda c: "set one or the other",
+  ),
   _divides("search.leaves_per_round", "search.num_simulations"),
   Relation(
     ("search.prune_illegal", "search.terminal_value"),
@@ -294,7 +301,7 @@ RELATIONS = (
       or c.replay.max_staleness >= split_staleness(c)
     ),
     "0, or at least learner.steps_per_iteration * (self_play.max_lead + "
-    "self_play.publish_every_iterations) - 1, the age of the oldest new trees at "
+    "self_play.publish_every_iterations) - 1, the age of new trees at most, at "
     "the last step that uses them where run_mode is split",
     lambda c: f"use {split_staleness(c)} or more",
   ),
@@ -310,8 +317,8 @@ RELATIONS = (
       or c.replay.max_staleness == 0
       or c.replay.max_staleness >= files_staleness(c)
     ),
-    "0, or at least learner.steps_per_iteration * checkpoint.every_iterations - "
-    "1, the age of the newest params that actors have when the learner's next "
+    "0, or at least learner.steps_per_iteration * checkpoint.every_iterations "
+    "- 1, the age of the newest params that actors have when the learner's next "
     "are saved",
     lambda c: f"use {files_staleness(c)} or more",
   ),

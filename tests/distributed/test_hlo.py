@@ -26,6 +26,8 @@ replica_groups=[4,2]<=[2,4]T(1,0), dimensions={0}
 ENTRY %main.3_spmd (p: f32[2]) -> f32[2] {
   %r = (f32[3]{0}, pred[5]{0}) all-reduce(%a, %b), channel_id=3, \
 replica_groups={{0,2},{1,3},{4,6},{5,7}}, to_apply=%add
+  %c = (s32[], f32[4,2]) call(%a), to_apply=%body.7
+  %again = (s32[], f32[4,2]) call(%a), to_apply=%body.7
   %all = f32[] all-reduce(%a), replica_groups={}, to_apply=%add
   %p = f32[6]{0} collective-permute(%a), channel_id=4, \
 source_target_pairs={{0,3},{3,0}}
@@ -35,8 +37,18 @@ replica_groups={{0},{1},{2},{3},{4},{5},{6},{7}}, to_apply=%add
 """
 
 
+_ONE = """\
+ENTRY %main (p: f32[3]) -> f32[3] {{
+  ROOT %r = f32[3] all-reduce(%p), replica_groups={groups}, to_apply=%add
+}}
+"""
+
+
 def test_every_form_of_groups_is_read():
-  found = {c.name: c for c in hlo.collectives(_TEXT, _SHAPE)}
+  all_found = hlo.collectives(_TEXT, _SHAPE)
+  # Where a computation runs twice, so do its collectives.
+  assert [c.name for c in all_found].count("g") == 2
+  found = {c.name: c for c in all_found}
   expected = {
     "g": ("all-gather", {"model"}, 64, "body.7"),
     "s": ("all-gather", {"data"}, 16, "body.7"),
@@ -47,7 +59,7 @@ def test_every_form_of_groups_is_read():
   }
   assert found.keys() == expected.keys()
   for name, (kind, axes, num_bytes, computation) in expected.items():
-    assert found[name] == (kind, axes, num_bytes, name, computation)
+    assert found[name][:6] == (kind, axes, num_bytes, name, computation, 1)
 
 
 @pytest.mark.parametrize(
@@ -64,13 +76,13 @@ def test_every_form_of_groups_is_read():
   ],
 )
 def test_groups_along_the_axes_of_another_mesh(groups, axes):
-  text = f"  %r = f32[3] all-reduce(%a), replica_groups={groups}, to_apply=%add"
+  text = _ONE.format(groups=groups)
   (found,) = hlo.collectives(text, _SHAPE)
   assert found.axes == axes
 
 
 def test_groups_of_an_unknown_form_are_refused():
-  text = "  %r = f32[3] all-reduce(%a), replica_groups=@mesh, to_apply=%add"
+  text = _ONE.format(groups="@mesh")
   with pytest.raises(ValueError, match="@mesh"):
     hlo.collectives(text, _SHAPE)
 

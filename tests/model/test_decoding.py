@@ -77,7 +77,9 @@ def test_leaves_at_once(monkeypatch):
   ):
     monkeypatch.setattr(decoding, "_CPU_MIN_STREAMS", fewest)
     monkeypatch.setattr(decoding, "_CPU_MAX_STREAMS", most)
-    assert decoding._leaves_at_once(prefix, NUM_CANDIDATES) == expected
+    at_once = decoding._leaves_at_once(prefix, NUM_CANDIDATES, "cpu")
+    assert at_once == expected
+  assert decoding._leaves_at_once(prefix, NUM_CANDIDATES, "tpu") == NUM_LEAVES
 
 
 @pytest.mark.parametrize("leaves_at_once", [1, 2, 3, 4])
