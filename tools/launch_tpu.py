@@ -167,8 +167,16 @@ def launch(
   """Writes the files and runs the commands, each listed before it runs.
 
   Raises:
-    UserError: a command failed; those before it have done their work.
+    UserError: a job is on several hosts, which do not start as one program yet;
+      or a command failed, and those before it have done their work.
   """
+  for job in launched.jobs:
+    if job.slice.num_hosts > 1:
+      raise UserError(
+        f"{job.name} is on {job.slice}, {job.slice.size}: several hosts cannot "
+        "start as one program yet; use a slice of one host, such as v5e:2x4, "
+        "or look at what it would do with --dry-run"
+      )
   for path, text in rendering.files.items():
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

@@ -60,11 +60,13 @@ def num_shards(mesh_shape: Mapping[str, int]) -> int:
 def constrain(x: chex.Array, axes: Sequence[str | None]) -> chex.Array:
   """Lays an array out as the learner's while its program is traced.
 
-  Where there is no mesh in context, as in play and evaluation, it stays as it
-  is. Without it the compiler may follow the parameters, and split the stream
-  between layers by its width instead of by lines.
+  Where there is no mesh in context, or a shard's own, as in play and
+  evaluation, it stays as it is. Without it the compiler may follow the
+  parameters, and split the stream between layers by its width instead of by
+  lines.
   """
-  if jax.sharding.get_abstract_mesh().empty:
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty or mesh.manual_axes:
     return x
   return jax.lax.with_sharding_constraint(x, spec(axes, LEARNER))
 

@@ -123,9 +123,9 @@ def open_checkpoint(
       changes the network or has a mesh that does not fit.
   """
   if domain in (None, config.domain.name):
-    rules = make_domain(config.domain.name, config.domain.options)
+    to_play = make_domain(config.domain.name, config.domain.options)
   else:
-    rules = make_domain(domain)
+    to_play = make_domain(domain)
   loaded = checkpoint.load(path, make_mesh(config.mesh))
   for field, made in dataclasses.asdict(loaded.config.model).items():
     if (value := getattr(config.model, field)) != made:
@@ -133,4 +133,4 @@ def open_checkpoint(
         f"model.{field} is {value!r}: the checkpoint's network has {made!r}, "
         "which is fixed; leave it out"
       )
-  return Opened(loaded, config, rules)
+  return Opened(loaded, config, to_play)

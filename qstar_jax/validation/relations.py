@@ -318,7 +318,7 @@ RELATIONS = (
       or c.replay.max_staleness >= files_staleness(c)
     ),
     "0, or at least learner.steps_per_iteration * checkpoint.every_iterations "
-    "- 1, the age of the newest params that actors have when the learner's next "
+    "- 1, the age of the params that actors have when the learner's next "
     "are saved",
     lambda c: f"use {files_staleness(c)} or more",
   ),

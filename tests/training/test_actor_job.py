@@ -41,7 +41,7 @@ class _Watch:
       return self._statuses.pop(0)
     return self._statuses[0]
 
-  def load(self, step):
+  def load(self, step, mesh):
     return types.SimpleNamespace(params=f"params {step}", step=step)
 
 

@@ -173,7 +173,10 @@ def test_the_meshes_share_no_device():
   ("actor_devices", "message"),
   [
     (8, "mesh.actor_devices is 8: must be below 8"),
-    (6, "self_play.batch_size is 8: must be divisible by the 6"),
+    (
+      6,
+      r"self_play.batch_size is 8: must be divisible by mesh.data \* .* = 6; ",
+    ),
   ],
 )
 def test_devices_that_do_not_do(micro_config, actor_devices, message):

@@ -1,6 +1,7 @@
 """What is to run where: the jobs of a run, whatever launches them."""
 
 import dataclasses
+import hashlib
 import pathlib
 import re
 import typing
@@ -233,5 +234,7 @@ def locate_config(
   path = configuration.find_config(name_or_path)
   if name_or_path == path.stem or name_or_path.startswith("gs://"):
     return name_or_path, None
-  copy = f"{run_dir}/launch{path.suffix}"
+  # Named by what it holds: a run that goes on keeps the config it reads.
+  digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+  copy = f"{run_dir}/launch-{digest}{path.suffix}"
   return copy, (name_or_path, copy)

@@ -106,7 +106,7 @@ def test_a_config_of_the_users_own_goes_to_the_bucket_first(tmp_path, capsys):
   flags = [str(path), *FLAGS[1:], "--target=xpk", "--dry-run"]
   assert launch_tpu.main(flags) == 0
   printed = capsys.readouterr().out
-  copy = "gs://bucket/run/launch.yaml"
+  (copy,) = set(re.findall(r"gs://bucket/run/launch-\w+\.yaml", printed))
   assert f"gcloud storage cp {path} {copy}" in printed
   assert f"qstar train {copy} --run-dir gs://bucket/run" in printed
   assert printed.index("gcloud storage") < printed.index("xpk workload")
@@ -163,7 +163,11 @@ def test_flags_that_are_wrong(flags, message):
     ("queued-resources", ["--zone="], "--zone is not given"),
     ("xpk", ["--cluster="], "--cluster is not given"),
     ("xpk", ["--topology=v5e:2x2", "--mesh.fsdp=4"], "xpk has slices of v5e f"),
-    ("skypilot", ["--topology=v5p:4x4x16"], "256 chips are v5p:4x8x8"),
+    (
+      "skypilot",
+      ["--topology=v5p:4x4x16", "--evaluation.batch-size=256"],
+      "256 chips are v5p:4x8x8",
+    ),
   ],
 )
 def test_what_a_target_refuses(target, flags, message, capsys):
@@ -197,7 +201,8 @@ class _Cloud:
     return [command[4] for command in self.commands]
 
 
-QUEUED = [*FLAGS, "--target=queued-resources", "--name=run"]
+ONE_HOST = [*FLAGS, "--topology=v5e:2x4", "--mesh.fsdp=8"]
+QUEUED = [*ONE_HOST, "--target=queued-resources", "--name=run"]
 
 
 def test_dead_resources_of_the_name_are_deleted_first(tmp_path, monkeypatch):
@@ -234,7 +239,7 @@ def test_it_ends_with_the_first_command_that_fails(
 ):
   monkeypatch.chdir(tmp_path)
   cloud = _Cloud(fails=["--filename=build/launch/run/run-actor-0.yaml"])
-  assert launch_tpu.main([*FLAGS, *FILES, "--name=run"], cloud) == 2
+  assert launch_tpu.main([*ONE_HOST, *FILES, "--name=run"], cloud) == 2
   assert len(cloud.commands) == 2
   assert "ended with exit code 1" in capsys.readouterr().err
 
@@ -242,8 +247,17 @@ def test_it_ends_with_the_first_command_that_fails(
 def test_a_tool_that_is_not_installed(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setenv("PATH", str(tmp_path))
-  assert launch_tpu.main([*FLAGS, "--target=gke"]) == 2
+  assert launch_tpu.main([*ONE_HOST, "--target=gke"]) == 2
   assert "kubectl: no such command; install it" in capsys.readouterr().err
+
+
+def test_several_hosts_are_rendered_and_not_launched(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  cloud = _Cloud()
+  several = [*FLAGS, "--target=gke"]
+  assert launch_tpu.main(several, cloud) == 2
+  assert not cloud.commands and not list(tmp_path.iterdir())
+  assert launch_tpu.main([*several, "--dry-run"], cloud) == 0
 
 
 def test_a_dry_run_does_nothing(tmp_path, monkeypatch):
