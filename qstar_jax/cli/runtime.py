@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 import re
+import sys
 import warnings
 
 from qstar_jax.config import ExperimentConfig
@@ -60,6 +61,7 @@ def start_runtime(config: ExperimentConfig | None = None) -> None:
       None leaves JAX's default of one.
   """
   keep_freed_memory()
+  _silence_late_reads()
   # JAX's and TensorFlow's C++ libraries read this when they are loaded.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   logging.getLogger("absl").setLevel(logging.WARNING)
@@ -78,6 +80,25 @@ def start_runtime(config: ExperimentConfig | None = None) -> None:
       jax.config.update(name, value)
   if jax.config.jax_compilation_cache_dir:
     _drop_cut_entries(pathlib.Path(jax.config.jax_compilation_cache_dir))
+
+
+def _silence_late_reads() -> None:
+  """Has TensorStore not tell, read by read, what Orbax has given up.
+
+  Where one array of a checkpoint cannot be read or written, Orbax gives up the
+  others and closes their event loop. Each then has a traceback of its own, and
+  they bury the message of the one that failed.
+  """
+  show = sys.unraisablehook
+
+  def drop_or_show(unraisable):
+    is_late = unraisable.object is None and isinstance(
+      unraisable.exc_value, RuntimeError
+    )
+    if not (is_late and str(unraisable.exc_value) == "Event loop is closed"):
+      show(unraisable)
+
+  sys.unraisablehook = drop_or_show
 
 
 def _drop_cut_entries(cache: pathlib.Path) -> None:

@@ -6,6 +6,7 @@ import pathlib
 import platform
 import subprocess
 import sys
+import types
 import warnings
 
 import pytest
@@ -121,6 +122,26 @@ def test_variables_of_jax_win(tmp_path):
 def test_a_cache_that_cannot_be_made_is_done_without(tmp_path):
   (tmp_path / "file").touch()
   assert _start(QSTAR_CACHE_DIR=str(tmp_path / "file"))["cache"] is None
+
+
+def test_reads_that_were_given_up_are_not_told_of(monkeypatch):
+  shown = []
+  monkeypatch.setattr(
+    sys, "unraisablehook", lambda unraisable: shown.append(unraisable)
+  )
+  runtime._silence_late_reads()
+
+  def unraisable(error, of=None):
+    return types.SimpleNamespace(object=of, exc_value=error)
+
+  told = [
+    unraisable(RuntimeError("Event loop is closed"), of=len),
+    unraisable(RuntimeError("another")),
+    unraisable(OSError("Event loop is closed")),
+  ]
+  for one in [unraisable(RuntimeError("Event loop is closed")), *told]:
+    sys.unraisablehook(one)
+  assert shown == told
 
 
 def test_a_cut_cache_entry_that_stays_is_told_of(tmp_path, monkeypatch):
