@@ -139,5 +139,5 @@ def solve_rates(
 
 
 def _copy(params: Any) -> Any:
-  """The learner's own are consumed by its next step."""
+  """A container of its own: restoring a checkpoint overwrites it."""
   return jax.tree.map(jnp.copy, params)

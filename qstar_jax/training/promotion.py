@@ -66,7 +66,7 @@ class Promotion:
     self._accept(params, step)
 
   def _accept(self, params: nnx.State, step: int) -> None:
-    # The learner's own are consumed by its next step.
+    # Kept for as long as it plays, whatever becomes of the ones given.
     self.params, self.step = jax.tree.map(jnp.copy, params), step
     self.refusals = 0
 
