@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 
 import qstar_jax
+from qstar_jax.distributed import start
 from qstar_jax.errors import UserError
 
 # Each is a module of this package with `main(argv: list[str]) -> int`, the exit
@@ -25,6 +26,9 @@ COMMANDS = {
   "label": "label the steps of a run's search trees, as a dataset",
   "doctor": "check this machine and installation, and say what to fix",
 }
+
+# Those that can be one program on several hosts.
+_ON_SEVERAL_HOSTS = ("train", "learner")
 
 _USAGE = f"""\
 usage: qstar COMMAND ...
@@ -71,6 +75,13 @@ def _run(command: str, arguments: list[str]) -> int:
   if command == "--version":
     print(f"qstar_jax {qstar_jax.__version__}")
     return 0
+  place = start.find_place(os.environ)
+  if place is not None and command not in _ON_SEVERAL_HOSTS:
+    raise UserError(
+      f"runs on one host, and the environment speaks of {place.num_processes}; "
+      "unset JAX_COORDINATOR_ADDRESS or TPU_WORKER_HOSTNAMES, or use one of "
+      f"{', '.join(_ON_SEVERAL_HOSTS)}"
+    )
   if command not in COMMANDS:
     close = difflib.get_close_matches(command, COMMANDS, n=1)
     hint = f"did you mean {close[0]}? " if close else ""

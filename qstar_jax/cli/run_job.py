@@ -1,6 +1,7 @@
 """What the commands share that take a config and work on its run."""
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Sequence
 
@@ -55,37 +56,49 @@ def parse(
     args.config, [*overrides, *fixed], prog=f"{parser.prog} CONFIG"
   )
   runtime.start_runtime(config)
+  args.run_dir = epath.Path(args.run_dir or f"runs/{config.name}")
+  runtime.meet_other_hosts(
+    config, {"command": parser.prog, "run_dir": str(args.run_dir)}
+  )
   import jax  # Not above: it has to be set up first.
 
   validation.validate_for_devices(config, jax.device_count())
-  args.run_dir = epath.Path(args.run_dir or f"runs/{config.name}")
   return args, config
 
 
 def run_loop(args: argparse.Namespace, config: ExperimentConfig) -> int:
   """Runs the loop from where the run directory stands; the exit code."""
   # These load JAX, which has been set up by now.
+  from qstar_jax.distributed import hosts
   from qstar_jax.store import files
   from qstar_jax.training import closing, loop
-  from qstar_jax.training.reporting import Reporter
+  from qstar_jax.training.reporting import open_reporter
 
   run_dir = args.run_dir
 
   def work(flag):
-    if loop.is_done(config, run_dir):
+    if not loop.is_done(config, run_dir):
+      with open_reporter(
+        run_dir, config=config, json_only=args.json
+      ) as reporter:
+        loop.train(config, run_dir, reporter, flag)
+    elif hosts.is_first():
       print(
         f"{run_dir}: this run is done; for another one use another run "
         "directory",
         file=sys.stderr,
       )
-    else:
-      with Reporter(run_dir, config=config, json_only=args.json) as reporter:
-        loop.train(config, run_dir, reporter, flag)
-    if not args.json:
-      closing.show(config, run_dir, Console())
+    if hosts.is_first() and not args.json:
+      has_example = hosts.count() == 1
+      closing.show(config, run_dir, Console(), has_example=has_example)
 
-  configuration.claim_run_dir(run_dir, config)
-  with files.lock(run_dir):
+  with contextlib.ExitStack() as stack:
+
+    def claim():
+      configuration.claim_run_dir(run_dir, config)
+      stack.enter_context(files.lock(run_dir))
+
+    hosts.on_first(claim)
     return stopping.until_stopped(
       work,
       f"what is saved in {run_dir} is whole. The same command goes on from "

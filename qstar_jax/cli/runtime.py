@@ -8,7 +8,11 @@ import re
 import sys
 import warnings
 
+import qstar_jax
+from qstar_jax import configuration
 from qstar_jax.config import ExperimentConfig
+from qstar_jax.distributed import start
+from qstar_jax.errors import UserError
 
 # A program that compiles faster than this is not worth a file.
 _MIN_COMPILE_SECONDS = 0.2
@@ -80,6 +84,40 @@ def start_runtime(config: ExperimentConfig | None = None) -> None:
       jax.config.update(name, value)
   if jax.config.jax_compilation_cache_dir:
     _drop_cut_entries(pathlib.Path(jax.config.jax_compilation_cache_dir))
+
+
+def meet_other_hosts(config: ExperimentConfig, facts: dict[str, str]) -> None:
+  """Starts JAX together with the program's processes on other hosts.
+
+  Does nothing where the environment says that there are none, see
+  `start.find_place`. To be called after `start_runtime`, before anything
+  computes.
+
+  Args:
+    config: all must have the same.
+    facts: likewise.
+
+  Raises:
+    UserError: they do not come, or do not agree.
+  """
+  place = start.find_place(os.environ)
+  if place is None:
+    return
+  if config.run_mode == "split":
+    raise UserError(
+      f"run_mode is split: runs on one host, and here are {place.num_processes}"
+      "; use alternate or files"
+    )
+  import jax  # Not above: it has to be set up first.
+
+  versions = {"qstar_jax": qstar_jax.__version__, "jax": jax.__version__}
+  start.meet(
+    place,
+    {**facts, "config": configuration.to_json(config), "versions": versions},
+    timeout=config.mesh.start_timeout_seconds,
+    say=lambda words: print(words, file=sys.stderr, flush=True),
+  )
+  start.start(place, timeout=config.mesh.start_timeout_seconds)
 
 
 def _silence_late_reads() -> None:

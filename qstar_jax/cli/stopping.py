@@ -19,9 +19,13 @@ def until_stopped(
   Returns:
     The exit code: of the work, or 75 if a signal ended it.
   """
-  with preemption.catch_signals() as flag:
+  # Loads JAX, which has been set up by now.
+  from qstar_jax.distributed import hosts
+
+  with preemption.catch_signals(hosts.AnyHost()) as flag:
     try:
       return work(flag) or 0
     except preemption.Preempted as signal:
-      print(f"{signal}: stopped; {kept}", file=sys.stderr)
+      if hosts.is_first():
+        print(f"{signal}: stopped; {kept}", file=sys.stderr)
       return os.EX_TEMPFAIL  # 75: preempted and saved

@@ -225,6 +225,7 @@ class MeshConfig:
     actor_devices: of all devices, those that self-play has for itself in
       `run_mode` split, over `data` and `model`; the axes above are the
       learner's, which has the others. 0 in the other modes.
+    start_timeout_seconds: that the hosts of a program wait for each other.
   """
 
   data: int = -1
@@ -232,6 +233,7 @@ class MeshConfig:
   model: int = 1
   cpu_devices: int = 1
   actor_devices: int = 0
+  start_timeout_seconds: int = 600
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
 from qstar_jax.config import MeshConfig
-from qstar_jax.errors import UserError, nearest_multiples
+from qstar_jax.errors import UserError, nearest_divisors, nearest_multiples
 
 AXES = ("data", "fsdp", "model")
 
@@ -85,3 +85,32 @@ def make_mesh(
       shape, (num_slices, 1, 1), devices, allow_split_physical_axes=True
     )
   return Mesh(np.asarray(grid), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def own_part(mesh: Mesh) -> Mesh:
+  """What of a mesh lies on this process: where it plays, asking no other.
+
+  Args:
+    mesh: of all processes.
+
+  Returns:
+    A mesh of this process's devices, `data` and `fsdp` joined to `data`; the
+    mesh itself if all of it is here.
+
+  Raises:
+    UserError: devices that share the network are on several processes.
+  """
+  here = jax.process_index()
+  groups = mesh.devices.reshape(-1, mesh.shape["model"])
+  is_here = np.vectorize(lambda d: d.process_index == here)(groups)
+  if is_here.all():
+    return mesh
+  if (is_here.any(axis=1) != is_here.all(axis=1)).any():
+    raise UserError(
+      f"mesh.model is {mesh.shape['model']}: the devices that it joins must be "
+      f"on one host, which has {jax.local_device_count()}, since every host "
+      "searches by itself; use "
+      f"{nearest_divisors(jax.local_device_count(), mesh.shape['model'])}"
+    )
+  own = groups[is_here.all(axis=1)]
+  return Mesh(own[:, None], AXES, axis_types=mesh.axis_types)

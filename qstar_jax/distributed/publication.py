@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
 
 
 def make_publish(source: Any, target: Any) -> Callable[[Any], Any]:
@@ -55,3 +56,23 @@ class Publisher:
       self._published = None
       self._published, self._arrays = self._publish(params), arrays
     return self._published
+
+
+def seen_on(arrays: Any, mesh: Mesh) -> Any:
+  """The same numbers on the same devices, as arrays of another mesh.
+
+  That is how what lies on the mesh of all processes becomes what a process has
+  of it, see `mesh.own_part`, and the other way round. Nothing is moved.
+
+  Args:
+    arrays: a tree; split over model at most, as the actor's layout is, so that
+      every process has all of each.
+    mesh: of which this process has the same devices.
+  """
+
+  def array_on(x):
+    sharding = NamedSharding(mesh, x.sharding.spec)
+    parts = [shard.data for shard in x.addressable_shards]
+    return jax.make_array_from_single_device_arrays(x.shape, sharding, parts)
+
+  return jax.tree.map(array_on, arrays)

@@ -155,9 +155,11 @@ def _play(opened, search, jobs, on_progress):
   """Plays of jobs, in their order."""
   num_trees = min(opened.config.evaluation.batch_size, len(jobs))
   player = opened.player(search, num_trees)
-  for done, played in enumerate(player.play(opened.loaded.params, jobs), 1):
-    yield played
+
+  def on_turn(done):
     on_progress(search.searcher, done, len(jobs))
+
+  return player.play(opened.loaded.params, jobs, on_turn)
 
 
 def against_labels(

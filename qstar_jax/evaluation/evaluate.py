@@ -58,7 +58,7 @@ def evaluate(
     seed: of the play: problem i is played with seed + i the first time.
     num_seeds: how often each problem is played, each time with other seeds.
     token_budget: of each play.
-    on_progress: called with the number of plays done; may raise to stop.
+    on_progress: see `on_turn` of `Player.play`.
     on_play: called with every finished play.
 
   Returns:
@@ -70,10 +70,9 @@ def evaluate(
     for job_seed, problem in enumerate(queue, start=seed)
   )
   results: list[plays.PlayResult] = []
-  for played in player.play(params, jobs):
+  for played in player.play(params, jobs, on_progress):
     results.append(plays.result(domain, played))
     on_play(played)
-    on_progress(len(results))
   top1 = np.array([result.verdict.score for result in results])
   return Evaluation(
     problems=len(problems),

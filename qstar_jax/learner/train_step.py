@@ -297,8 +297,16 @@ def make_train_steps(
 
 def put_batches(batches: Sequence[TrainBatch], mesh: Mesh) -> TrainBatch:
   """Batches stacked, on the devices of the mesh, each split by line."""
-  stacked = jax.tree.map(lambda *fields: np.stack(fields), *batches)
-  return jax.device_put(stacked, _by_line(mesh))
+  sharding = _by_line(mesh)
+
+  def put(*fields):
+    stacked = np.stack(fields)
+    # Every process has all lines, and hands on those of its devices.
+    return jax.make_array_from_callback(
+      stacked.shape, sharding, lambda rows: stacked[rows]
+    )
+
+  return jax.tree.map(put, *batches)
 
 
 def _by_line(mesh: Mesh) -> NamedSharding:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from qstar_jax.config import ReplayConfig
+from qstar_jax.distributed import hosts
 from qstar_jax.errors import UserError
 from qstar_jax.records import TreeRecord
 from qstar_jax.replay import sampling
@@ -84,13 +85,19 @@ class ReplayWindow:
     Raises:
       UserError: as `ReplayReader.refresh` and `ReplayReader.read`.
     """
-    reader.refresh()
-    unseen = reader.since(self._next_sequence)
-    num_trees = sum((self._next_sequence | reader.next_sequence).values())
-    newest = unseen[-sampling.window_size(num_trees, self._config) :]
-    num_added = sum(map(self._take, reader.read(newest)))
+
+    def read() -> tuple[list[TreeRecord], dict[int, int]]:
+      reader.refresh()
+      unseen = reader.since(self._next_sequence)
+      num_trees = sum((self._next_sequence | reader.next_sequence).values())
+      newest = unseen[-sampling.window_size(num_trees, self._config) :]
+      return list(reader.read(newest)), dict(reader.next_sequence)
+
+    # The store grows: all hosts are to see the same of it.
+    records, next_sequence = hosts.on_first(read)
+    num_added = sum(map(self._take, records))
     # Trees that were passed over are seen too, or they would come as new ones.
-    for actor_id, sequence in reader.next_sequence.items():
+    for actor_id, sequence in next_sequence.items():
       seen = self._next_sequence.get(actor_id, 0)
       self._next_sequence[actor_id] = max(seen, sequence)
     self._drop_oldest()

@@ -48,7 +48,7 @@ def play_iteration(
   first_sequence: int,
   num_plays: int,
   actor_id: int = 0,
-  check_stop: Callable[[], None] = lambda: None,
+  on_turn: Callable[[int], None] = lambda done: None,
 ) -> Iterator[RecordedPlay]:
   """Plays an iteration's problems.
 
@@ -72,7 +72,7 @@ def play_iteration(
       of the experiment's seed and its number, so a play can be repeated.
     num_plays: problems, >= 1.
     actor_id: who plays.
-    check_stop: called before and after each play; may raise to stop.
+    on_turn: see `Player.play`.
 
   Yields:
     The plays, numbered on from `first_sequence`.
@@ -87,7 +87,6 @@ def play_iteration(
 
   def jobs() -> Iterator[Job]:
     for index in range(num_plays):
-      check_stop()
       sequence = first_sequence + index
       if index < len(old):
         problem = old[index]
@@ -97,8 +96,7 @@ def play_iteration(
       entropy = np.random.SeedSequence([config.seed, actor_id, sequence])
       yield Job(problem, int(entropy.generate_state(1)[0]))
 
-  for index, played in enumerate(player.play(params, jobs())):
-    check_stop()
+  for index, played in enumerate(player.play(params, jobs(), on_turn)):
     record = plays.to_record(
       problems.domain,
       played,

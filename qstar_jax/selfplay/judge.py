@@ -74,6 +74,14 @@ class LineJudge:
     # By length of the line and key of the state.
     self._states: dict[tuple[int, str], int] = {}
 
+  def state_dict(self) -> dict[int, tuple]:
+    """The lines of all candidates, for a judge on another host."""
+    return {candidate: tuple(line) for candidate, line in self._lines.items()}
+
+  def load_state_dict(self, state: dict[int, tuple]) -> None:
+    """Makes `line` say what it says where `state_dict` comes from."""
+    self._lines = {candidate: _Line(*line) for candidate, line in state.items()}
+
   def line(self, candidate: int) -> tuple[str, ...]:
     """The whole line up to and with a candidate index, or `PROBLEM`."""
     line = self._lines[candidate]

@@ -4,11 +4,14 @@ Problems sit down at tables of B trees. A tree that is done makes room for the
 next problem while its neighbours go on, so that the device has full tables
 until the last problems. Where a judge looks at every round there are two
 tables: the device searches at one while the host judges at the other.
+
+Of several hosts each plays its share of the problems at tables of its own, and
+all get all plays.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +21,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from qstar_jax.config import ModelConfig, SearchConfig, TextConfig
-from qstar_jax.distributed import rules
+from qstar_jax.distributed import hosts, rules
 from qstar_jax.errors import UserError
 from qstar_jax.model import partitioning
 from qstar_jax.records import Domain, Problem
@@ -109,8 +112,8 @@ class Player:
   """Plays problems. See `play`.
 
   Attributes:
-    num_trees: B, of a table.
-    usage: of the tables since `play` was last called.
+    num_trees: of the tables of all hosts that are played at at once.
+    usage: of this host's tables since `play` was last called.
   """
 
   def __init__(
@@ -134,8 +137,10 @@ class Player:
       model: shapes of the network.
       text: limits of prompts and steps.
       search: how to search.
-      num_trees: B, over all devices; divides by the mesh's data * fsdp.
-      mesh: trees are split over its axes data and fsdp, the network over model.
+      num_trees: over all devices of all hosts; divides by them, or, where the
+        network is split over model, by their groups.
+      mesh: of this host; B trees are split over its axes data and fsdp, the
+        network over model.
 
     Raises:
       UserError: the domain cannot name states, the network does not divide by
@@ -157,7 +162,8 @@ class Player:
     self.usage = Usage()
     self._mesh = mesh
     self._num_shards = rules.num_shards(mesh.shape)
-    self._shard_size = num_trees // self._num_shards
+    self._table_size = num_trees // hosts.count()
+    self._shard_size = self._table_size // self._num_shards
     self._group_size = group_size(self._shard_size)
     expand_fn = make_expand_fn(
       graphdef,
@@ -172,19 +178,27 @@ class Player:
       model=model,
       text=text,
       search=search,
-      num_trees=num_trees,
+      num_trees=self._table_size,
       mesh=mesh,
     )
     self._phases.check_memory()
     self._empty_tables: list[SearchState] = []
 
-  def play(self, params: Any, jobs: Iterable[Job]) -> Iterator[Played]:
+  def play(
+    self,
+    params: Any,
+    jobs: Iterable[Job],
+    on_turn: Callable[[int], None] = lambda done: None,
+  ) -> Iterator[Played]:
     """Plays problems to the end.
 
     Args:
       params: of the network, on any devices; those that are in the actor's
         layout need not move.
-      jobs: drawn only as there is room for them.
+      jobs: drawn only as there is room for them; the same on all hosts.
+      on_turn: called with the number of plays that are done, whenever the
+        device has been given work; may raise to stop. Of several hosts each
+        calls it in its own time, and takes the others to be as fast.
 
     Yields:
       The plays, in the order of the jobs.
@@ -193,6 +207,36 @@ class Player:
       UserError: a prompt is longer than text.max_prompt_tokens, nothing may
         follow a job's steps, or a budget is too small for a line.
     """
+    if hosts.count() == 1:
+      yield from self._play(params, jobs, on_turn)
+      return
+    drawn: list[Job] = []
+
+    def own_jobs() -> Iterator[Job]:
+      for job in jobs:
+        drawn.append(job)
+        if (len(drawn) - 1) % hosts.count() == hosts.index():
+          yield job
+
+    def guess(done: int) -> None:
+      on_turn(min(done * hosts.count(), len(drawn)))
+
+    of_hosts = hosts.together(
+      lambda: [
+        (played.tree, played.judge.state_dict())
+        for played in self._play(params, own_jobs(), guess)
+      ]
+    )
+    for i, job in enumerate(drawn):
+      tree, lines = of_hosts[i % hosts.count()][i // hosts.count()]
+      judge = self._judge(job)
+      judge.load_state_dict(lines)
+      yield Played(job.problem, tree, judge)
+
+  def _play(
+    self, params: Any, jobs: Iterable[Job], on_turn: Callable[[int], None]
+  ) -> Iterator[Played]:
+    """`play`, on this host."""
     params = partitioning.params_in(rules.ACTOR, params, self._mesh)
     self.usage = Usage()
     queue = enumerate(jobs)
@@ -205,6 +249,7 @@ class Player:
     while tables:
       # Every turn leaves work on the device behind.
       tables = [table for table in tables if next(table, None)]
+      on_turn(num_yielded + len(finished))
       while num_yielded in finished:
         yield finished.pop(num_yielded)
         num_yielded += 1
@@ -243,7 +288,7 @@ class Player:
     phases = self._phases
     asks_judge = self._search.terminal_value == "outcome"
     state = self._take_table()
-    seats: list[_Seat | None] = [None] * self.num_trees
+    seats: list[_Seat | None] = [None] * self._table_size
     left: list[tuple[_Seat, SearchTree]] = []
     is_last_turn = False
     while not is_last_turn:
@@ -274,6 +319,16 @@ class Player:
       self.usage.decode_slots + float(slots_B.sum()),
     )
     self._empty_tables.append(state)
+
+  def _judge(self, job: Job) -> LineJudge:
+    """Of a play that begins."""
+    return LineJudge(
+      self._domain,
+      job.problem,
+      self._vocabulary,
+      by_token=self._by_token,
+      steps=job.steps,
+    )
 
   def _finish(self, seat: _Seat, tree: SearchTree) -> Played:
     """The play of a tree that is done and judged, its line chosen."""
@@ -314,14 +369,7 @@ class Player:
     jobs = list(itertools.islice(queue, len(free)))
     rows = dict(zip(free, jobs, strict=False))
     for row, (index, job) in rows.items():
-      judge = LineJudge(
-        self._domain,
-        job.problem,
-        self._vocabulary,
-        by_token=self._by_token,
-        steps=job.steps,
-      )
-      seats[row] = _Seat(index, job.problem, judge)
+      seats[row] = _Seat(index, job.problem, self._judge(job))
     for group in self._groups(list(rows)):
       new = [rows[row][1] if row is not None else None for row in group]
       state = self._seat(params, state, group, new)

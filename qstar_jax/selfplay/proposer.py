@@ -6,7 +6,7 @@ often. Harder problems come up as the player grows; those that it never solves,
 unsolvable ones among them, are never kept, however many there are.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -57,7 +57,7 @@ class Proposer:
       problems: to draw from, held-out ones excluded.
       curriculum: draws difficulties; its table takes what is kept.
       rng: draws problems and plays; consumed.
-      check_stop: called before each play; may raise to stop, and nothing has
+      check_stop: called now and then; may raise to stop, and nothing has
         changed.
 
     Returns:
@@ -117,21 +117,20 @@ def solve_rates(
     problems: whose domain verifies.
     tried: n problems.
     seeds: int [n, k], of the k plays of each.
-    check_stop: called before each play.
+    check_stop: called now and then; may raise to stop.
 
   Returns:
     float [n], the mean score of each problem's plays, and all their tokens.
   """
 
-  def jobs() -> Iterator[Job]:
-    for problem, of_problem in zip(tried, seeds, strict=True):
-      for seed in of_problem:
-        check_stop()
-        yield Job(problem, int(seed))
-
+  jobs = (
+    Job(problem, int(seed))
+    for problem, of_problem in zip(tried, seeds, strict=True)
+    for seed in of_problem
+  )
   results = [
     plays.result(problems.domain, played)
-    for played in player.play(params, jobs())
+    for played in player.play(params, jobs, lambda done: check_stop())
   ]
   scores = np.array([result.verdict.score for result in results])
   tokens = sum(result.tokens for result in results)

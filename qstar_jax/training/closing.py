@@ -25,15 +25,27 @@ _PHASES = {
 
 
 def show(
-  config: ExperimentConfig, run_dir: epath.PathLike, console: Console
+  config: ExperimentConfig,
+  run_dir: epath.PathLike,
+  console: Console,
+  *,
+  has_example: bool = True,
 ) -> None:
-  """Prints held-out figures by phase, and a solved problem as a tree."""
+  """Prints held-out figures by phase, and a solved problem as a tree.
+
+  Args:
+    config: of the run.
+    run_dir: of the run.
+    console: to print on.
+    has_example: solves a problem, for which the network is loaded.
+  """
   records = read_metrics(run_dir)
   if any(record["kind"] == "step_evaluation" for record in records):
     console.print(_step_figures(records))
   plays = config.evaluation.num_problems > 0
   if plays:
     console.print(_solve_rates(records))
+  if plays and has_example:
     _show_example(open_checkpoint(run_dir, config), console)
   console.print(f"learning curve: {learning_curve(run_dir)}", soft_wrap=True)
   if picture := ladder(run_dir):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
+from qstar_jax.distributed import hosts
 from qstar_jax.records import TreeRecord
 from qstar_jax.replay import ReplayReader
 from qstar_jax.store import files
@@ -29,7 +30,7 @@ class StoredTrees:
 
   def __init__(self, trainer: Trainer):
     """Makes the store, which actors may have made already."""
-    files.make_folder(trainer.replay_dir)
+    hosts.on_first(lambda: files.make_folder(trainer.replay_dir))
     self._trainer = trainer
     self._waiter = Waiter(trainer.replay_dir, trainer.flag)
     self._reader = ReplayReader(trainer.replay_dir, skip_damaged=True)
@@ -62,7 +63,7 @@ class StoredTrees:
     counted = dict(sorted(window.next_sequence.items()))
     num_new = sum(counted.values()) - progress.num_trees
     # What is damaged was played too, and what was taken away was counted.
-    num_tokens = max(progress.num_tokens, self._num_tokens())
+    num_tokens = max(progress.num_tokens, hosts.on_first(self._num_tokens))
     return {
       **_summarise(window.newest(num_read)),
       "new_trees": num_new,
@@ -91,7 +92,8 @@ class StoredTrees:
       return True if come >= num_trees else None
 
     self._waiter.until(
-      look, f"trees of the actors in {self._trainer.replay_dir}"
+      lambda: hosts.on_first(look),
+      f"trees of the actors in {self._trainer.replay_dir}",
     )
     return time.monotonic() - start
 

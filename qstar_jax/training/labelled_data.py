@@ -13,6 +13,7 @@ from qstar_jax import checkpoint
 from qstar_jax.config import DataConfig, ExperimentConfig, TextConfig
 from qstar_jax.data import labelled
 from qstar_jax.data.reading import Report
+from qstar_jax.distributed import hosts
 from qstar_jax.domains import make_domain
 from qstar_jax.domains.splits import TrainingProblems, held_out_by
 from qstar_jax.errors import UserError
@@ -101,7 +102,9 @@ def open_labels(
   directory, imported = config.data.labels, {}
   if labelled.is_outside(directory):
     directory = run_dir / "labels"
-    imported = import_outside(config.data, directory, check_stop)
+    imported = hosts.on_first(
+      lambda: import_outside(config.data, directory, check_stop)
+    )
   # A dataset may have grown since the run began.
   meta = checkpoint.latest_meta(run_dir) or {}
   lines = LabelledData(

@@ -2,7 +2,7 @@
 
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 class Preempted(Exception):
@@ -12,7 +12,14 @@ class Preempted(Exception):
 class PreemptionFlag:
   """Set by the first SIGTERM or SIGINT; the second one acts as usual."""
 
-  def __init__(self):
+  def __init__(self, any_of: Callable[[bool], bool] = bool):
+    """Is not set.
+
+    Args:
+      any_of: whether to stop, given whether this process was asked to; see
+        `hosts.AnyHost`. By default that is the same.
+    """
+    self._any_of = any_of
     self._signal: int | None = None
     self._old: dict[int, object] = {}
 
@@ -35,18 +42,23 @@ class PreemptionFlag:
       signal.signal(number, handler)
 
   def check(self) -> None:
-    """Raises `Preempted` if a signal has come."""
-    if self._signal is not None:
-      raise Preempted(signal.Signals(self._signal).name)
+    """Raises `Preempted` if a signal has come, to any host of the program."""
+    if self._any_of(self.is_set):
+      raise Preempted(signal.Signals(self._signal or signal.SIGTERM).name)
 
 
 @contextlib.contextmanager
-def catch_signals() -> Iterator[PreemptionFlag]:
+def catch_signals(
+  any_of: Callable[[bool], bool] = bool,
+) -> Iterator[PreemptionFlag]:
   """Within it, signals set the flag instead of ending the process.
 
   Only the main thread may enter.
+
+  Args:
+    any_of: see `PreemptionFlag`.
   """
-  flag = PreemptionFlag()
+  flag = PreemptionFlag(any_of)
   for number in (signal.SIGTERM, signal.SIGINT):
     flag._old[number] = signal.signal(number, flag._handle)
   try:

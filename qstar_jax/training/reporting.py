@@ -8,6 +8,7 @@ from etils import epath
 from rich.console import Console
 
 from qstar_jax.config import ExperimentConfig
+from qstar_jax.distributed import hosts
 from qstar_jax.store import files
 from qstar_jax.training.displays import (
   Display,
@@ -134,6 +135,42 @@ class Reporter:
     self._log.truncate(step)
     self._tensorboard.restart(step + 1)
     self._status.reset(self._log.records)
+
+
+def open_reporter(run_dir: epath.PathLike, **options) -> "Reporter | Silence":
+  """A `Reporter`, or silence where another host speaks for all.
+
+  Args:
+    run_dir: see `Reporter`.
+    **options: likewise.
+
+  Raises:
+    UserError: its files cannot be used, on all hosts.
+  """
+  opened: list[Reporter] = []
+  hosts.on_first(lambda: opened.append(Reporter(run_dir, **options)))
+  return opened[0] if opened else Silence()
+
+
+class Silence:
+  """In the place of a `Reporter` where another process speaks."""
+
+  minutes = 0.0
+
+  def __enter__(self) -> "Silence":
+    return self
+
+  def __exit__(self, *error) -> None:
+    pass
+
+  def log(self, record: Mapping[str, Any]) -> None:
+    """Says nothing."""
+
+  def progress(self, phase: str, done: int, total: int, **fields) -> None:
+    """Says nothing."""
+
+  def truncate(self, step: int) -> None:
+    """Forgets nothing."""
 
 
 def _scalars(record: Record) -> dict[str, float]:

@@ -110,6 +110,11 @@ class SelfPlay:
       UserError: another policy played than should have, see `DriftAlarm`.
     """
     config, setup = self._setup.config, self._setup
+
+    def on_turn(done):
+      self._flag.check()
+      self._reporter.progress("self_play", done, num_plays)
+
     start = time.monotonic()
     proposed = self._propose(params, index)
     plays = []
@@ -126,11 +131,10 @@ class SelfPlay:
       first_sequence=first_sequence,
       num_plays=num_plays,
       actor_id=self._actor_id,
-      check_stop=self._flag.check,
+      on_turn=on_turn,
     ):
       self.window.add(play.record)
       plays.append(play)
-      self._reporter.progress("self_play", len(plays), num_plays)
     actor.update_curriculum(self.curriculum, plays, config.curriculum)
     tokens = sum(play.result.tokens for play in plays)
     tokens += proposed.get("proposer_tokens", 0)

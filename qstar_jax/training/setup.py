@@ -41,7 +41,7 @@ class Setup:
     labelled: lines with labels to learn from; None if there are none.
     vocabulary: of the network.
     graphdef: structure of the network.
-    mesh: that a job computes on.
+    mesh: that a job plays on: this host's part of it, if there are several.
   """
 
   config: ExperimentConfig

@@ -12,6 +12,8 @@ from flax import nnx
 from qstar_jax import checkpoint as checkpoint_lib
 from qstar_jax import configuration
 from qstar_jax.config import ExperimentConfig
+from qstar_jax.distributed import hosts, publication
+from qstar_jax.distributed.mesh import own_part
 from qstar_jax.distributed.publication import Publisher
 from qstar_jax.errors import UserError
 from qstar_jax.evaluation import step_evaluation
@@ -36,9 +38,10 @@ class Trainer:
   """Learns, evaluates and says who plays.
 
   Attributes:
-    setup: of the run, on the learner's mesh.
+    setup: of the run, to play on the learner's mesh, or this host's part of it.
     actor_setup: the same on self-play's, which may be another.
     config: likewise.
+    mesh: of the learner, over all hosts.
     replay_dir: store of the run's trees.
     train_steps: see `train_step.make_train_steps`.
     state: of the learner.
@@ -66,8 +69,10 @@ class Trainer:
     self.flag = flag
     self.replay_dir = run_dir / "replay"
     mesh, actor_mesh = setup_lib.make_meshes(config.mesh)
-    self.setup, params = setup_lib.begin(config, run_dir, mesh, flag.check)
-    self.actor_setup = dataclasses.replace(self.setup, mesh=actor_mesh)
+    self.mesh = mesh
+    setup, params = setup_lib.begin(config, run_dir, mesh, flag.check)
+    self.setup = dataclasses.replace(setup, mesh=own_part(mesh))
+    self.actor_setup = dataclasses.replace(setup, mesh=own_part(actor_mesh))
     total_steps = (
       config.warm_start.steps
       + config.num_iterations * config.learner.steps_per_iteration
@@ -83,8 +88,9 @@ class Trainer:
     self.state = train_step_lib.init_state(
       params, optimizer, config.learner, mesh
     )
+    publish = partitioning.make_publish(self.state.played, mesh)
     self._publish = Publisher(
-      partitioning.make_publish(self.state.played, mesh)
+      lambda params: publication.seen_on(publish(params), self.setup.mesh)
     )
     self.progress = Progress()
     self.window = ReplayWindow(
@@ -152,8 +158,9 @@ class Trainer:
     """Counts an iteration, and looks whether it was the last."""
     config, progress = self.config, self.progress
     progress.iteration += 1
+    minutes = hosts.on_first(lambda: self.reporter.minutes)
     progress.is_over = (
-      0 < config.max_minutes <= self.reporter.minutes
+      0 < config.max_minutes <= minutes
       or 0 < config.max_tokens <= progress.num_tokens
     )
 
@@ -190,7 +197,9 @@ class Trainer:
     self, checkpointer: checkpoint_lib.Checkpointer, source: TreeSource
   ) -> None:
     """Goes back to the newest checkpoint, and the source with it."""
-    self.state, meta = checkpointer.restore(self.state, source.earlier)
+    earlier = source.earlier
+    self.state, meta = checkpointer.restore(self.state, earlier)
+    source.earlier = earlier
     saved = checkpoint_lib.vocabulary_from_json(meta["vocabulary"])
     if saved.fingerprint != self.setup.vocabulary.fingerprint:
       raise UserError(
@@ -275,7 +284,7 @@ class Trainer:
       self.train_steps,
       self.state,
       batches,
-      self.setup.mesh,
+      self.mesh,
       steps_per_call=self.config.learner.steps_per_call,
       on_call=on_call,
     )

@@ -13,7 +13,8 @@ class TreeSource(Protocol):
 
   Attributes:
     earlier: params of the proposer's earlier player, which a checkpoint is to
-      hold; None if there is none, or if it is kept elsewhere.
+      hold, on the learner's mesh; set after one was restored. None if there is
+      none, or if it is kept elsewhere.
   """
 
   earlier: nnx.State | None

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from etils import epath
 
+from qstar_jax.distributed import hosts
 from qstar_jax.store import files
 from qstar_jax.training.preemption import PreemptionFlag
 
@@ -33,7 +34,7 @@ class Waiter:
     """What `look` finds once it is not None.
 
     Args:
-      look: called now and then.
+      look: called now and then, with the same answer on all hosts.
       what: is waited for; said once, on standard error, if it is not there yet.
 
     Raises:
@@ -41,7 +42,7 @@ class Waiter:
     """
     is_told = False
     while (found := look()) is None:
-      if not is_told:
+      if not is_told and hosts.is_first():
         print(f"waiting for {what}", file=sys.stderr, flush=True)
         is_told = True
       self.pause()
@@ -53,8 +54,8 @@ class Waiter:
     Raises:
       Preempted: the flag was set.
     """
-    end = time.monotonic() + self._seconds
-    while (left := end - time.monotonic()) > 0:
+    # As often on every host: they look for signals together.
+    for _ in range(round(self._seconds / _LOCAL)):
       self._flag.check()
-      time.sleep(min(left, _LOCAL))
+      time.sleep(_LOCAL)
     self._flag.check()

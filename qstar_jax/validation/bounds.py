@@ -179,4 +179,5 @@ BOUNDS: Mapping[str, Bound] = {
   "mesh.model": _AXIS,
   "mesh.cpu_devices": _COUNT,
   "mesh.actor_devices": _COUNT_OR_NONE,
+  "mesh.start_timeout_seconds": _COUNT,
 }
