@@ -30,6 +30,16 @@ TARGETS: dict[str, Callable[[Plan, pathlib.Path], Rendering]] = {
   "skypilot": skypilot.render,
 }
 
+# Flags that not every target has a use for, and those that do.
+_TAKEN_BY = {
+  "--project": ("queued-resources", "xpk"),
+  "--zone": ("queued-resources", "xpk", "skypilot"),
+  "--cluster": ("xpk",),
+  "--service-account": ("queued-resources", "gke"),
+  "--max-restarts": ("queued-resources", "gke", "xpk"),
+}
+_MAX_RESTARTS = 20
+
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
@@ -50,7 +60,11 @@ def _parser() -> argparse.ArgumentParser:
   add("--evaluator-topology", help="likewise; default: --topology")
   add("--name", help="of the jobs; default: the config's")
   add("--env", action="append", default=[], metavar="NAME=VALUE")
-  add("--max-restarts", type=int, default=20, help="of a job, after crashes")
+  add(
+    "--max-restarts",
+    type=int,
+    help=f"of a job, after crashes; default: {_MAX_RESTARTS}",
+  )
   add("--spot", action="store_true", help="on capacity that may be taken away")
   add("--project", default="", help="of Google Cloud")
   add("--zone", default="", help="e.g. us-west4-a")
@@ -78,6 +92,9 @@ def make_plan(argv: Sequence[str]) -> tuple[argparse.Namespace, Plan]:
       f"--run-dir is {run_dir!r}: must be in a bucket, gs://BUCKET/RUN, since "
       "hosts share no disk"
     )
+  _check_taken(args)
+  if args.max_restarts is None:
+    args.max_restarts = _MAX_RESTARTS
   if args.max_restarts < 0:
     raise UserError(
       f"--max-restarts is {args.max_restarts}: must be 0 or more; 0 never "
@@ -105,6 +122,17 @@ def make_plan(argv: Sequence[str]) -> tuple[argparse.Namespace, Plan]:
     cluster=args.cluster,
     service_account=args.service_account,
   )
+
+
+def _check_taken(args: argparse.Namespace) -> None:
+  """Refuses what the target would ignore."""
+  for flag, targets in _TAKEN_BY.items():
+    given = getattr(args, flag.removeprefix("--").replace("-", "_"))
+    if given not in ("", None) and args.target not in targets:
+      raise UserError(
+        f"{flag} is {given!r}, which the target {args.target} has no use for: "
+        f"it is for {', '.join(targets)}; leave it out"
+      )
 
 
 def _layout(args: argparse.Namespace, mode: str) -> Layout:
@@ -167,16 +195,8 @@ def launch(
   """Writes the files and runs the commands, each listed before it runs.
 
   Raises:
-    UserError: a job is on several hosts, which do not start as one program yet;
-      or a command failed, and those before it have done their work.
+    UserError: a command failed, and those before it have done their work.
   """
-  for job in launched.jobs:
-    if job.slice.num_hosts > 1:
-      raise UserError(
-        f"{job.name} is on {job.slice}, {job.slice.size}: several hosts cannot "
-        "start as one program yet; use a slice of one host, such as v5e:2x4, "
-        "or look at what it would do with --dry-run"
-      )
   for path, text in rendering.files.items():
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

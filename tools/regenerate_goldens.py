@@ -14,6 +14,15 @@ _TESTS = pathlib.Path(__file__).parents[1] / "tests"
 SEARCH_TREE = _TESTS / "search/golden_tree.json"
 LAUNCHES = _TESTS / "tools/goldens"
 
+_PLACE = ("--project=project", "--zone=us-west4-a")
+_ACCOUNT = "--service-account=trainer@project.iam.gserviceaccount.com"
+_FLAGS_OF_TARGET = {
+  "queued-resources": (*_PLACE, _ACCOUNT),
+  "gke": ("--service-account=trainer",),
+  "xpk": (*_PLACE, "--cluster=cluster"),
+  "skypilot": ("--zone=us-west4-a",),
+}
+
 
 def search_tree() -> dict[str, Any]:
   """A small play of the search in a made-up world, rounded to 5 decimals."""
@@ -74,7 +83,7 @@ def launches() -> Iterator[tuple[str, list[str]]]:
         *("qwen3_0p6b_v5e16", f"--target={target}", "--topology=v5e:4x4"),
         *("--run-dir=gs://bucket/runs/first", f"--mode={mode}", "--spot"),
         *("--image=us-docker.pkg.dev/project/images/qstar:1", "--dry-run"),
-        *("--project=project", "--zone=us-west4-a", "--cluster=cluster"),
+        *_FLAGS_OF_TARGET[target],
       ]
       if mode == "files":
         flags += ["--actors=2", "--evaluator-topology=v5e:2x4"]

@@ -35,10 +35,28 @@ def mesh_shape(config: MeshConfig, num_devices: int) -> tuple[int, int, int]:
   if math.prod(sizes) != num_devices:
     raise UserError(
       f"mesh (data, fsdp, model) = ({config.data}, {config.fsdp}, "
-      f"{config.model}) does not fit {num_devices} devices: the axes must "
-      f"multiply to {num_devices}; set mesh.data to -1 to fill in the rest"
+      f"{config.model}) does not fit {num_devices} devices: "
+      f"{_advice(config, num_devices)}"
     )
   return tuple(sizes)
+
+
+def _advice(config: MeshConfig, num_devices: int) -> str:
+  """What must hold of axes that do not fit, and how to make it so."""
+  sizes = dict(zip(AXES, (config.data, config.fsdp, config.model), strict=True))
+  # One that is open already, or could be.
+  (open_axis,) = [axis for axis in AXES if sizes[axis] == -1] or ["data"]
+  others = [axis for axis in AXES if axis != open_axis]
+  product = math.prod(sizes[axis] for axis in others)
+  if num_devices % product == 0:
+    return (
+      f"the axes must multiply to {num_devices}; set mesh.{open_axis} to -1 to "
+      "fill in the rest"
+    )
+  return (
+    f"{' * '.join(f'mesh.{axis}' for axis in others)} is {product} and must "
+    f"divide {num_devices}; make it {nearest_divisors(num_devices, product)}"
+  )
 
 
 def actor_axes(config: MeshConfig) -> MeshConfig:

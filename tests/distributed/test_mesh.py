@@ -1,10 +1,14 @@
 """The device mesh, on the eight virtual devices of the test environment."""
 
+import dataclasses
+import math
 import re
 
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qstar_jax.config import MeshConfig
 from qstar_jax.distributed import mesh as mesh_lib
@@ -28,22 +32,49 @@ def test_what_is_left_fills_the_open_axis(axes, num_devices, shape):
 
 
 @pytest.mark.parametrize(
-  ("axes", "num_devices"),
+  ("axes", "num_devices", "advice"),
   [
-    ((2, 1, 1), 8),
-    ((16, 1, 1), 8),
-    ((-1, 3, 1), 8),
-    ((-1, 16, 1), 8),
-    ((3, -1, 1), 1),
+    ((2, 1, 1), 8, "multiply to 8; set mesh.data to -1"),
+    ((16, 1, 1), 8, "multiply to 8; set mesh.data to -1"),
+    # What is open already, or would be, does not help.
+    ((-1, 3, 1), 8, "fsdp * mesh.model is 3 and must divide 8; make it 2 or 4"),
+    ((-1, 16, 1), 8, "mesh.model is 16 and must divide 8; make it 8"),
+    ((1, 16, 1), 8, "mesh.model is 16 and must divide 8; make it 8"),
+    ((3, -1, 1), 1, "mesh.data * mesh.model is 3 and must divide 1; make it 1"),
+    ((3, 2, -1), 8, "mesh.data * mesh.fsdp is 6 and must divide 8"),
   ],
 )
-def test_axes_that_do_not_multiply_to_the_devices(axes, num_devices):
+def test_axes_that_do_not_fit_the_devices(axes, num_devices, advice):
   message = re.escape(f"({', '.join(map(str, axes))})")
   with pytest.raises(UserError, match=message) as caught:
     mesh_lib.mesh_shape(MeshConfig(*axes), num_devices)
-  assert f"{num_devices} devices" in str(caught.value)
-  assert "set mesh.data to -1" in str(caught.value)
+  assert f"fit {num_devices} devices" in str(caught.value)
+  assert advice in str(caught.value)
   assert "\n" not in str(caught.value)
+
+
+@given(
+  st.tuples(*[st.sampled_from([-1, 1, 2, 3, 4, 6, 16])] * 3).filter(
+    lambda axes: axes.count(-1) <= 1
+  ),
+  st.integers(1, 24),
+)
+def test_who_does_what_the_message_says_has_a_mesh(axes, num_devices):
+  config = MeshConfig(*axes)
+  try:
+    mesh_lib.mesh_shape(config, num_devices)
+    return
+  except UserError as error:
+    message = str(error)
+  if opened := re.search(r"set mesh\.(\w+) to -1", message):
+    mended = dataclasses.replace(config, **{opened[1]: -1})
+  else:
+    first, second, size = re.search(
+      r"mesh\.(\w+) \* mesh\.(\w+) is .* make it (\d+)", message
+    ).groups()
+    (rest,) = {"data", "fsdp", "model"} - {first, second}
+    mended = MeshConfig(**{first: int(size), second: 1, rest: -1})
+  assert math.prod(mesh_lib.mesh_shape(mended, num_devices)) == num_devices
 
 
 def test_the_mesh_is_over_all_devices():

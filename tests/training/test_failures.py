@@ -80,7 +80,7 @@ def test_no_room_for_checkpoints(qstar, micro_yaml, micro_run, tmp_path):
   ("mesh", "parts"),
   [
     ({"data": 2}, ["(2, 1, 1)", "1 devices", "mesh.data to -1"]),
-    ({"data": 1, "model": 3}, ["(1, 1, 3)", "multiply to 1"]),
+    ({"data": 1, "model": 3}, ["(1, 1, 3)", "must divide 1; make it 1"]),
   ],
 )
 def test_a_mesh_that_does_not_fit(qstar, micro_config, tmp_path, mesh, parts):

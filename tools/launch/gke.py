@@ -2,6 +2,14 @@
 
 A JobSet restarts all of its jobs when one of them has failed. Jobs of a run are
 to go on without each other, so each is the one replicated job of a JobSet.
+
+Pods are on the network of the cluster, as in Google's own example of a JobSet
+on the hosts of one slice (GoogleCloudPlatform/kubernetes-engine-samples,
+ai-ml/llm-training-jax-tpu-gemma3/training_multihost_jobset.yaml). With
+`hostNetwork` a pod would be the node's service account and not its own
+(Workload Identity Federation for GKE, "Restrictions"). What that gains was
+measured between slices (github.com/apple/axlearn/pull/641), and a job is one
+slice: its chips have wires of their own.
 """
 
 import pathlib
@@ -11,9 +19,20 @@ import yaml
 
 from qstar_jax.errors import UserError
 from tools.launch import jobset
-from tools.launch.plan import BAD_INPUT, GRACE_SECONDS, Job, Plan, Rendering
+from tools.launch.plan import (
+  BAD_INPUT,
+  COORDINATOR,
+  COORDINATOR_PORT,
+  GRACE_SECONDS,
+  NUM_PROCESSES,
+  PROCESS_ID,
+  Job,
+  Plan,
+  Rendering,
+)
 
 _CONTAINER = "qstar"
+_REPLICATED_JOB = "slice"
 
 
 def render(plan: Plan, folder: pathlib.Path) -> Rendering:
@@ -51,6 +70,7 @@ def render(plan: Plan, folder: pathlib.Path) -> Rendering:
 def make_jobset(job: Job, plan: Plan) -> dict[str, Any]:
   """The manifest of one job (jobset.x-k8s.io/v1alpha2)."""
   metadata: dict[str, Any] = {"name": job.name}
+  network = {}
   if job.slice.num_hosts > 1:
     # The hosts of one slice are one node pool.
     metadata["annotations"] = {
@@ -58,11 +78,14 @@ def make_jobset(job: Job, plan: Plan) -> dict[str, Any]:
         "cloud.google.com/gke-nodepool"
       )
     }
+    # Pods have names, by which they find the first one.
+    network["network"] = {"enableDNSHostnames": True, "subdomain": job.name}
   return {
     "apiVersion": "jobset.x-k8s.io/v1alpha2",
     "kind": "JobSet",
     "metadata": metadata,
     "spec": {
+      **network,
       "failurePolicy": {
         "maxRestarts": plan.max_restarts,
         "rules": [
@@ -74,7 +97,7 @@ def make_jobset(job: Job, plan: Plan) -> dict[str, Any]:
       },
       "replicatedJobs": [
         {
-          "name": "slice",
+          "name": _REPLICATED_JOB,
           "replicas": 1,
           "template": {"spec": _job_spec(job, plan)},
         }
@@ -112,29 +135,35 @@ def _pod_spec(job: Job, plan: Plan) -> dict[str, Any]:
     "cloud.google.com/gke-tpu-accelerator": tpu.generation.gke_accelerator,
     "cloud.google.com/gke-tpu-topology": tpu.topology,
   }
+  tolerations = [{"key": "google.com/tpu", "operator": "Exists"}]
   if plan.spot:
-    node["cloud.google.com/gke-spot"] = "true"
+    spot = "cloud.google.com/gke-spot"
+    node[spot] = "true"
+    # Spot nodes keep off what does not say that it may be cut.
+    tolerations.append(
+      {
+        "key": spot,
+        "operator": "Equal",
+        "value": "true",
+        "effect": "NoSchedule",
+      }
+    )
   account = (
     {"serviceAccountName": plan.service_account} if plan.service_account else {}
   )
   return {
     "restartPolicy": "Never",
     **account,
-    "hostNetwork": True,
-    "dnsPolicy": "ClusterFirstWithHostNet",
     "terminationGracePeriodSeconds": GRACE_SECONDS,
     "nodeSelector": node,
-    "tolerations": [{"key": "google.com/tpu", "operator": "Exists"}],
+    "tolerations": tolerations,
     "containers": [
       {
         "name": _CONTAINER,
         "image": plan.image,
         # Not through a shell: SIGTERM reaches the program itself.
         "command": list(job.command),
-        "env": [
-          {"name": name, "value": value}
-          for name, value in plan.environment.items()
-        ],
+        "env": _environment(job, plan),
         "securityContext": {"privileged": True},
         "resources": {"limits": {"google.com/tpu": tpu.chips_per_host}},
         "volumeMounts": [{"name": "shm", "mountPath": "/dev/shm"}],
@@ -142,3 +171,18 @@ def _pod_spec(job: Job, plan: Plan) -> dict[str, Any]:
     ],
     "volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}],
   }
+
+
+def _environment(job: Job, plan: Plan) -> list[dict[str, Any]]:
+  """Variables of the container; on several hosts, how they find each other."""
+  values = dict(plan.environment)
+  of_host = []
+  if job.slice.num_hosts > 1:
+    # JobSet names pods JOBSET-REPLICATED_JOB-REPLICA-INDEX.SUBDOMAIN.
+    first = f"{job.name}-{_REPLICATED_JOB}-0-0.{job.name}"
+    values[COORDINATOR] = f"{first}:{COORDINATOR_PORT}"
+    values[NUM_PROCESSES] = str(job.slice.num_hosts)
+    index = {"fieldRef": {"fieldPath": jobset.COMPLETION_INDEX}}
+    of_host = [{"name": PROCESS_ID, "valueFrom": index}]
+  literals = [{"name": name, "value": value} for name, value in values.items()]
+  return literals + of_host

@@ -1,4 +1,7 @@
-"""What the API server would refuse of a JobSet, known before it is asked.
+"""What is wrong with a JobSet, known before the API server is asked.
+
+That is what it would refuse, and what it would take and never start: a slice of
+another size, or hosts that look for each other where nobody is.
 
 The fields are those of jobset.x-k8s.io/v1alpha2, batch/v1 and core/v1 that a
 TPU job has use for; one that is not listed is refused too.
@@ -8,6 +11,13 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+
+from tools.launch.plan import (
+  COORDINATOR,
+  COORDINATOR_PORT,
+  NUM_PROCESSES,
+  PROCESS_ID,
+)
 
 # A schema is a type, a set of allowed values, a predicate with its rule, a list
 # of one schema, or a mapping of fields; a field whose name ends in `!` must be
@@ -45,17 +55,33 @@ _SUBDOMAIN = _matches(
   "lower-case letters, digits, `-` and `.`",
 )
 _VARIABLE = _matches(r"[A-Za-z_]\w*", "the name of a variable")
+# Those that the downward API has for a variable.
+_FIELD_PATH = _matches(
+  r"metadata\.(name|namespace|uid|(annotations|labels)\['[-./\w]+'\])"
+  r"|spec\.(nodeName|serviceAccountName)"
+  r"|status\.(hostIPs?|podIPs?)",
+  "a field of the pod, as in metadata.name or metadata.annotations['KEY']",
+)
+# The number of a pod among those of its Job.
+COMPLETION_INDEX = (
+  "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+)
 _COUNT, _SIZE = _at_least(0), _at_least(1)
 _STRINGS = {"*": str}
 _METADATA = {"name": _NAME, "labels": _STRINGS, "annotations": _STRINGS}
 
+_ENVIRONMENT = {
+  "name!": _VARIABLE,
+  "value": str,
+  "valueFrom": {"fieldRef!": {"fieldPath!": _FIELD_PATH}},
+}
 _CONTAINER = {
   "name!": _NAME,
   "image!": str,
   "command": [str],
   "args": [str],
   "workingDir": str,
-  "env": [{"name!": _VARIABLE, "value!": str}],
+  "env": [_ENVIRONMENT],
   "securityContext": {"privileged": bool},
   "resources!": {"limits!": {"*": _SIZE}, "requests": {"*": _SIZE}},
   "volumeMounts": [{"name!": _NAME, "mountPath!": str, "readOnly": bool}],
@@ -222,6 +248,8 @@ def _relations(
   if len(longest) - len("{host}") + len(str(spec["completions"])) > 63:
     yield f".name: {longest} must have at most 63 characters"
   yield from _size_errors(spec, pod)
+  for container in pod["containers"]:
+    yield from _environment_errors(container, job, manifest)
   containers = [container["name"] for container in pod["containers"]]
   volumes = [volume["name"] for volume in pod.get("volumes", ())]
   mounts = [
@@ -280,3 +308,45 @@ def _size_errors(
       f"chips, but the topology {topology} has {num_chips}; hosts times "
       "google.com/tpu must be that"
     )
+
+
+def _environment_errors(
+  container: Mapping[str, Any],
+  job: Mapping[str, Any],
+  manifest: Mapping[str, Any],
+) -> Iterator[str]:
+  """Whether variables have one value each, and hosts will find each other."""
+  variables = container.get("env", ())
+  values = {variable["name"]: variable for variable in variables}
+  if len(values) < len(variables):
+    yield f".env of {container['name']} has a name twice"
+  for name, variable in values.items():
+    if ("value" in variable) == ("valueFrom" in variable):
+      yield f".env: {name} must have one of value and valueFrom"
+      return
+  hosts = job["template"]["spec"]["completions"]
+  if hosts > 1:
+    yield from _start_errors(values, hosts, job["name"], manifest)
+
+
+def _start_errors(
+  values: Mapping[str, Mapping[str, Any]],
+  hosts: int,
+  job_name: str,
+  manifest: Mapping[str, Any],
+) -> Iterator[str]:
+  """Whether several hosts will find each other."""
+  network = manifest["spec"].get("network", {})
+  if not network.get("enableDNSHostnames", True):
+    yield ": .spec.network.enableDNSHostnames must be true: hosts have names"
+  name = manifest["metadata"]["name"]
+  first = f"{name}-{job_name}-0-0.{network.get('subdomain', name)}"
+  expected = {
+    COORDINATOR: {"value": f"{first}:{COORDINATOR_PORT}"},
+    NUM_PROCESSES: {"value": str(hosts)},
+    PROCESS_ID: {"valueFrom": {"fieldRef": {"fieldPath": COMPLETION_INDEX}}},
+  }
+  for variable, right in expected.items():
+    given = {**values.get(variable, {}), "name": variable}
+    if given != {**right, "name": variable}:
+      yield f".env: {given}: with {hosts} hosts, {variable} must have {right}"

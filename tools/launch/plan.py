@@ -14,6 +14,15 @@ from tools.launch.slices import Slice
 
 # Exit codes of `qstar` that say whether to start it again.
 DONE, BAD_INPUT, PREEMPTED = 0, 2, 75
+# Where process 0 of several listens, in `host:port`. The firewall rule that
+# Cloud TPU makes for the hosts of a slice opens this port, and not the 8482
+# that JAX would take (github.com/jax-ml/jax/issues/35905).
+COORDINATOR_PORT = 8476
+# How a process of several finds the others. They differ from host to host, so
+# each target has its own way to set them; one host has none of them.
+COORDINATOR = "JAX_COORDINATOR_ADDRESS"
+NUM_PROCESSES = "JAX_NUM_PROCESSES"
+PROCESS_ID = "JAX_PROCESS_ID"
 # From SIGTERM to SIGKILL, where the target can be told: enough to save.
 GRACE_SECONDS = 300
 MODES = typing.get_args(typing.get_type_hints(ExperimentConfig)["run_mode"])
@@ -197,7 +206,7 @@ def make_environment(run_dir: str, extra: Sequence[str]) -> dict[str, str]:
     extra: `NAME=VALUE`, which win.
 
   Raises:
-    UserError: one of `extra` has another form.
+    UserError: one of `extra` has another form, or is not the user's to set.
   """
   environment = {
     # Programs that one start compiled are there at the next.
@@ -211,6 +220,11 @@ def make_environment(run_dir: str, extra: Sequence[str]) -> dict[str, str]:
       raise UserError(
         f"--env is {pair!r}: must be NAME=VALUE, as in "
         "QSTAR_DATA_DIR=/data; correct it"
+      )
+    if name in (COORDINATOR, NUM_PROCESSES, PROCESS_ID):
+      raise UserError(
+        f"--env is {pair!r}: {name} differs from host to host, and the "
+        "launcher sets it where there are several; leave it out"
       )
     environment[name] = value
   return environment

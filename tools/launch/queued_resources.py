@@ -15,9 +15,13 @@ from collections.abc import Callable, Iterator
 from qstar_jax.errors import UserError
 from tools.launch.plan import (
   BAD_INPUT,
+  COORDINATOR,
+  COORDINATOR_PORT,
   DONE,
   GRACE_SECONDS,
+  NUM_PROCESSES,
   PREEMPTED,
+  PROCESS_ID,
   Job,
   Plan,
   Rendering,
@@ -34,7 +38,7 @@ _SCRIPT = string.Template("""\
 # Job $job, on every host: at every start of the machine.
 export HOME=/root
 $login
-crashes=0
+${hosts}crashes=0
 while true; do
   docker rm --force qstar 2>/dev/null
   docker run --name qstar --privileged --network host --shm-size 16g \\
@@ -56,6 +60,23 @@ $environment
 done
 echo "qstar: exit code $$code; ends"
 """)
+
+# Hosts are numbered by Cloud TPU, and listed in that order: as addresses, or as
+# NAME:ID:ADDRESS.
+_HOSTS = """\
+ask() {
+  until curl --silent --fail --header "Metadata-Flavor: Google" \\
+    "http://metadata.google.internal/computeMetadata/v1/instance/attributes/$1"
+  do
+    echo "qstar: no answer on $1 from the metadata server; asks again" >&2
+    sleep 10
+  done
+}
+process_id=$(ask agent-worker-number)
+hosts=$(ask worker-network-endpoints)
+first=${hosts%%,*}
+echo "qstar: this is host $process_id, and host 0 is at ${first##*:}"
+"""
 
 
 def render(plan: Plan, folder: pathlib.Path) -> Rendering:
@@ -108,13 +129,21 @@ def _script(job: Job, plan: Plan) -> str:
   if registry.endswith(("-docker.pkg.dev", "gcr.io")):
     login = f"gcloud auth configure-docker {registry} --quiet"
   environment = [
-    f"    --env {shlex.quote(f'{name}={value}')} \\"
-    for name, value in plan.environment.items()
+    shlex.quote(f"{name}={value}") for name, value in plan.environment.items()
   ]
+  hosts = ""
+  if job.slice.num_hosts > 1:
+    hosts = _HOSTS
+    environment += [
+      f'{COORDINATOR}="${{first##*:}}:{COORDINATOR_PORT}"',
+      f"{NUM_PROCESSES}={job.slice.num_hosts}",
+      f'{PROCESS_ID}="$process_id"',
+    ]
   return _SCRIPT.substitute(
     job=job.name,
     login=login,
-    environment="\n".join(environment),
+    hosts=hosts,
+    environment="\n".join(f"    --env {item} \\" for item in environment),
     image=shlex.quote(plan.image),
     command=shlex.join(job.command),
     grace=GRACE_SECONDS,

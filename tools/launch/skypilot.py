@@ -1,7 +1,10 @@
 """SkyPilot: a managed job for every job of the run.
 
 SkyPilot runs the command on every host of a slice, and makes a new slice where
-one is taken away.
+one is taken away. A slice is one node of a task, but what the command is told
+of nodes is of hosts, in the order in which Cloud TPU lists them, which is that
+of their numbers (0.14.1, sky/backends/cloud_vm_ray_backend.py and
+task_codegen.py).
 """
 
 import pathlib
@@ -10,7 +13,28 @@ from typing import Any
 
 import yaml
 
-from tools.launch.plan import PREEMPTED, Job, Plan, Rendering
+from tools.launch.plan import (
+  COORDINATOR,
+  COORDINATOR_PORT,
+  NUM_PROCESSES,
+  PREEMPTED,
+  PROCESS_ID,
+  Job,
+  Plan,
+  Rendering,
+)
+
+
+class _Dumper(yaml.SafeDumper):
+  """Writes scripts line by line, as they are."""
+
+
+_Dumper.add_representer(
+  str,
+  lambda dumper, text: dumper.represent_scalar(
+    "tag:yaml.org,2002:str", text, style="|" if "\n" in text else None
+  ),
+)
 
 
 def render(plan: Plan, folder: pathlib.Path) -> Rendering:
@@ -28,7 +52,7 @@ def render(plan: Plan, folder: pathlib.Path) -> Rendering:
   }
   return Rendering(
     files={
-      path: yaml.safe_dump(task, sort_keys=False)
+      path: yaml.dump(task, Dumper=_Dumper, sort_keys=False)
       for path, task in tasks.items()
     },
     commands=tuple(
@@ -57,5 +81,22 @@ def make_task(job: Job, plan: Plan) -> dict[str, Any]:
       "job_recovery": {"recover_on_exit_codes": [PREEMPTED]},
     },
     "envs": dict(plan.environment),
-    "run": f"exec {shlex.join(job.command)}",
+    "run": _run(job),
   }
+
+
+def _run(job: Job) -> str:
+  """The script that every host runs."""
+  command = f"exec {shlex.join(job.command)}"
+  if job.slice.num_hosts == 1:
+    return command
+  return "\n".join(
+    [
+      'first=$(head -n 1 <<< "$SKYPILOT_NODE_IPS")',
+      f'export {COORDINATOR}="$first:{COORDINATOR_PORT}"',
+      # Not as SkyPilot counts: were that fewer, each part would be a run.
+      f"export {NUM_PROCESSES}={job.slice.num_hosts}",
+      f'export {PROCESS_ID}="$SKYPILOT_NODE_RANK"',
+      command,
+    ]
+  )

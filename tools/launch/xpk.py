@@ -3,6 +3,11 @@
 XPK makes a JobSet of each, and passes SIGTERM on to the command. How a job ends
 is told by the exit code; XPK restarts after those that it is given, after 42
 and after 127 to 255.
+
+Hosts find each other by TPU_WORKER_HOSTNAMES and TPU_WORKER_ID, which GKE gives
+to the pods of an indexed Job that has several on a TPU slice, as XPK's has.
+libtpu needs them too, and they count the machines that XPK takes, which for a
+slice of v5e or v6e with 8 chips are two.
 """
 
 import pathlib

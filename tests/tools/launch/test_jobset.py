@@ -10,10 +10,13 @@ from tools import launch_tpu
 from tools.launch import gke, jobset
 
 _DELETE = object()
+_FIELD = {"fieldRef": {"fieldPath": "metadata.name"}}
 # Keys, with a space between them.
 _JOB = "spec replicatedJobs 0 template spec"
 _POD = f"{_JOB} template spec"
 _RULE = f"{_JOB} podFailurePolicy rules 0"
+_NETWORK = "spec network"
+_ENV = f"{_POD} containers 0 env"
 _LIMITS = f"{_POD} containers 0 resources limits"
 _NODE = f"{_POD} nodeSelector cloud.google.com"
 
@@ -53,7 +56,6 @@ def test_ours_is_right(manifest):
     ("apiVersion", "jobset.x-k8s.io/v1", "must be one of 'jobset.x-k8s.io/v1a"),
     ("metadata name", "tiny_cpu", "must be 1 to 63 lower-case letters"),
     ("metadata name", _DELETE, ".metadata.name is missing"),
-    ("metadata name", "n" * 60, "must have at most 63 characters"),
     ("spec replicatedJob", [], ".spec.replicatedJob: there is no such field"),
     ("spec replicatedJobs", [], "must be a list of one or more"),
     ("spec failurePolicy maxRestarts", "20", "must be a whole number"),
@@ -74,8 +76,19 @@ def test_ours_is_right(manifest):
     (f"{_POD} hostNetwork", "true", "must be of the type bool"),
     (f"{_LIMITS} google.com/tpu", "4", "a whole nu"),
     (f"{_LIMITS} google.com/tpu", 8, "4 hosts with"),
-    (f"{_POD} containers 0 env 0 value", 1, "must be of the type str"),
-    (f"{_POD} containers 0 env 0 name", "A B", "the name of a variable"),
+    (f"{_ENV} 0 value", 1, "must be of the type str"),
+    (f"{_ENV} 0 value", _DELETE, "must have one of value and valueFrom"),
+    (f"{_ENV} 0 valueFrom", _FIELD, "must have one of value and valueFrom"),
+    (f"{_ENV} 0 name", "A B", "the name of a variable"),
+    (f"{_ENV} 1 name", "JAX_COMPILATION_CACHE_DIR", "has a name twice"),
+    (f"{_ENV} 2 value", "other-slice-0-0.other:8476", "-slice-0-0.qwen3-0p6b"),
+    (f"{_ENV} 3 value", "8", "with 4 hosts, JAX_NUM_PROCESSES must have"),
+    (f"{_ENV} 3", _DELETE, "with 4 hosts, JAX_NUM_PROCESSES must have"),
+    (f"{_ENV} 4 valueFrom", _FIELD, "with 4 hosts, JAX_PROCESS_ID must have"),
+    (f"{_ENV} 4 valueFrom fieldRef fieldPath", "spec.x", "must be a field of"),
+    (f"{_NETWORK} enableDNSHostnames", False, "enableDNSHostnames must be tr"),
+    (f"{_NETWORK} subdomain", "other", "-slice-0-0.other:8476"),
+    (f"{_POD} tolerations 1 effect", "Never", "must be one of 'NoExecute'"),
     (f"{_POD} containers 0 command", "qstar train", "must be a list"),
     (f"{_POD} volumes 0 name", "other", "mounts the volume 'shm'"),
     (f"{_NODE}/gke-tpu-topology", "8x8", "8x8 has 64; hosts times"),
@@ -87,6 +100,11 @@ def test_what_is_wrong_is_found(manifest, path, value, message):
   errors = jobset.find_errors(_changed(manifest, path, value))
   assert len(errors) == 1
   assert message in errors[0]
+
+
+def test_a_name_that_is_too_long_for_a_pod(manifest):
+  errors = jobset.find_errors(_changed(manifest, "metadata name", "n" * 60))
+  assert "must have at most 63 characters" in errors[0]
 
 
 def test_jobs_of_one_set_differ_in_name(manifest):

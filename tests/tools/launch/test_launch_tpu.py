@@ -1,7 +1,6 @@
 """Rendering of a run for every target, and what is done without --dry-run."""
 
 import json
-import os
 import pathlib
 import re
 import subprocess
@@ -15,9 +14,12 @@ from tools import launch_tpu, regenerate_goldens
 
 FLAGS = [
   *("qwen3_0p6b_v5e16", "--topology=v5e:4x4", "--run-dir=gs://bucket/run"),
-  *("--image=registry/qstar:1", "--zone=us-west4-a", "--cluster=cluster"),
+  "--image=registry/qstar:1",
 ]
 FILES = ["--mode=files", "--target=gke"]
+QUEUED = ["--target=queued-resources", "--zone=us-west4-a"]
+# What each target cannot do without.
+NEEDED = {"queued-resources": QUEUED[1:], "xpk": ["--cluster=cluster"]}
 
 
 def _plan(*flags):
@@ -103,7 +105,7 @@ def test_each_job_of_gke_is_restarted_by_itself():
 def test_a_config_of_the_users_own_goes_to_the_bucket_first(tmp_path, capsys):
   path = tmp_path / "mine.yaml"
   path.write_text("name: mine\n")
-  flags = [str(path), *FLAGS[1:], "--target=xpk", "--dry-run"]
+  flags = [str(path), *FLAGS[1:], "--target=xpk", "--cluster=c", "--dry-run"]
   assert launch_tpu.main(flags) == 0
   printed = capsys.readouterr().out
   (copy,) = set(re.findall(r"gs://bucket/run/launch-\w+\.yaml", printed))
@@ -120,6 +122,23 @@ def test_environment_of_the_users_own_wins():
   assert environment["A"] == "b=c d"
 
 
+@pytest.mark.parametrize("spot", [True, False])
+def test_pods_go_to_spot_nodes_where_they_are_asked_to(spot):
+  rendering = launch_tpu.TARGETS["gke"](
+    _plan("--target=gke", *(["--spot"] if spot else [])), pathlib.Path("out")
+  )
+  ((_, text),) = rendering.files.items()
+  (replicated,) = yaml.safe_load(text)["spec"]["replicatedJobs"]
+  pod = replicated["template"]["spec"]["template"]["spec"]
+  # The taint and the label that GKE gives to spot nodes.
+  key, value, effect = "cloud.google.com/gke-spot", "true", "NoSchedule"
+  tolerated = {"key": key, "operator": "Equal", "value": value} | {
+    "effect": effect
+  }
+  assert (tolerated in pod["tolerations"]) == spot
+  assert (pod["nodeSelector"].get(key) == value) == spot
+
+
 # What is refused.
 
 
@@ -128,7 +147,8 @@ def test_a_mesh_that_does_not_fit_the_chips(topology):
   message = _refusal(f"--topology={topology}")
   chips = {"v5e:2x4": 8, "v5e:2x2": 4}[topology]
   assert f"train on {topology}, {chips} chips on 1 host: mesh" in message
-  assert "(-1, 16, 1)" in message and f"multiply to {chips}" in message
+  assert f"(-1, 16, 1) does not fit {chips} devices" in message
+  assert f"must divide {chips}; make it {chips}" in message
 
 
 def test_a_batch_that_does_not_fit_the_chips():
@@ -147,6 +167,7 @@ def test_a_batch_that_does_not_fit_the_chips():
     (["--mode=files", "--actors=0"], "--actors is 0: must be 1 or more"),
     (["--max-restarts=-1"], "--max-restarts is -1: must be 0 or more"),
     (["--env=A"], "--env is 'A': must be NAME=VALUE"),
+    (["--env=JAX_PROCESS_ID=0"], "JAX_PROCESS_ID differs from host to host"),
     (["--name=9"], "--name is '9': must begin with a letter"),
     ([f"--name={'a' * 40}"], "at most 29 characters"),
     (["--topology=v5e:3x3"], "topology is v5e:3x3"),
@@ -160,9 +181,13 @@ def test_flags_that_are_wrong(flags, message):
 @pytest.mark.parametrize(
   ("target", "flags", "message"),
   [
-    ("queued-resources", ["--zone="], "--zone is not given"),
-    ("xpk", ["--cluster="], "--cluster is not given"),
-    ("xpk", ["--topology=v5e:2x2", "--mesh.fsdp=4"], "xpk has slices of v5e f"),
+    ("queued-resources", [], "--zone is not given"),
+    ("xpk", [], "--cluster is not given"),
+    (
+      "xpk",
+      ["--cluster=c", "--topology=v5e:2x2", "--mesh.fsdp=4"],
+      "xpk has slices of v5e from 2x4 on",
+    ),
     (
       "skypilot",
       ["--topology=v5p:4x4x16", "--evaluation.batch-size=256"],
@@ -174,6 +199,37 @@ def test_what_a_target_refuses(target, flags, message, capsys):
   code = launch_tpu.main([*FLAGS, f"--target={target}", *flags, "--dry-run"])
   assert code == 2
   assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", launch_tpu.TARGETS)
+@pytest.mark.parametrize(
+  ("flag", "values"),
+  [
+    ("--project", ("one", "two")),
+    ("--zone", ("us-west4-a", "us-west4-b")),
+    ("--cluster", ("one", "two")),
+    ("--service-account", ("one", "two")),
+    ("--max-restarts", ("0", "5")),
+    ("--name", ("one", "two")),
+    ("--image", ("registry/one:1", "registry/two:1")),
+    ("--run-dir", ("gs://bucket/one", "gs://bucket/two")),
+    ("--env", ("A=one", "A=two")),
+  ],
+)
+def test_no_flag_is_ignored(target, flag, values, capsys):
+  """It makes a difference, or it is refused with the targets that take it."""
+  printed = set()
+  for value in values:
+    flags = [f"--target={target}", *NEEDED.get(target, ()), f"{flag}={value}"]
+    code = launch_tpu.main([*FLAGS, *flags, "--dry-run"])
+    out, error = capsys.readouterr()
+    printed.add(out)
+    if code:
+      assert f"{flag} is" in error and f"the target {target} has no" in error
+      takers = re.search(r"it is for ([^;]+); leave it out", error)[1]
+      assert target not in takers.split(", ")
+      return
+  assert len(printed) == len(values)
 
 
 # What is done.
@@ -201,14 +257,13 @@ class _Cloud:
     return [command[4] for command in self.commands]
 
 
-ONE_HOST = [*FLAGS, "--topology=v5e:2x4", "--mesh.fsdp=8"]
-QUEUED = [*ONE_HOST, "--target=queued-resources", "--name=run"]
+QUEUED_RUN = [*FLAGS, *QUEUED, "--name=run"]
 
 
 def test_dead_resources_of_the_name_are_deleted_first(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   cloud = _Cloud({"run": "SUSPENDED"})
-  assert launch_tpu.main(QUEUED, cloud) == 0
+  assert launch_tpu.main(QUEUED_RUN, cloud) == 0
   assert cloud.verbs() == ["describe", "delete", "create"]
   (script,) = (
     word.removeprefix("--metadata-from-file=startup-script=")
@@ -221,7 +276,7 @@ def test_dead_resources_of_the_name_are_deleted_first(tmp_path, monkeypatch):
 def test_nothing_is_deleted_where_there_is_nothing(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   cloud = _Cloud()
-  assert launch_tpu.main(QUEUED, cloud) == 0
+  assert launch_tpu.main(QUEUED_RUN, cloud) == 0
   assert cloud.verbs() == ["describe", "create"]
 
 
@@ -229,7 +284,7 @@ def test_what_lives_is_left_alone(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   # The first job is dead, the second is not: neither is touched.
   cloud = _Cloud({"run-learner": "FAILED", "run-actor-0": "ACTIVE"})
-  assert launch_tpu.main([*QUEUED, "--mode=files"], cloud) == 2
+  assert launch_tpu.main([*QUEUED_RUN, "--mode=files"], cloud) == 2
   assert {*cloud.verbs()} == {"describe"}
   assert "run-actor-0 is ACTIVE in us-west4-a" in capsys.readouterr().err
 
@@ -239,7 +294,7 @@ def test_it_ends_with_the_first_command_that_fails(
 ):
   monkeypatch.chdir(tmp_path)
   cloud = _Cloud(fails=["--filename=build/launch/run/run-actor-0.yaml"])
-  assert launch_tpu.main([*ONE_HOST, *FILES, "--name=run"], cloud) == 2
+  assert launch_tpu.main([*FLAGS, *FILES, "--name=run"], cloud) == 2
   assert len(cloud.commands) == 2
   assert "ended with exit code 1" in capsys.readouterr().err
 
@@ -247,77 +302,12 @@ def test_it_ends_with_the_first_command_that_fails(
 def test_a_tool_that_is_not_installed(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setenv("PATH", str(tmp_path))
-  assert launch_tpu.main([*ONE_HOST, "--target=gke"]) == 2
+  assert launch_tpu.main([*FLAGS, "--target=gke"]) == 2
   assert "kubectl: no such command; install it" in capsys.readouterr().err
-
-
-def test_several_hosts_are_rendered_and_not_launched(tmp_path, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-  cloud = _Cloud()
-  several = [*FLAGS, "--target=gke"]
-  assert launch_tpu.main(several, cloud) == 2
-  assert not cloud.commands and not list(tmp_path.iterdir())
-  assert launch_tpu.main([*several, "--dry-run"], cloud) == 0
 
 
 def test_a_dry_run_does_nothing(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   cloud = _Cloud()
-  assert launch_tpu.main([*QUEUED, "--dry-run"], cloud) == 0
+  assert launch_tpu.main([*QUEUED_RUN, "--dry-run"], cloud) == 0
   assert not cloud.commands and not list(tmp_path.iterdir())
-
-
-# The startup script.
-
-
-def _run_script(tmp_path, codes, *flags):
-  """Runs the script with programs that end with `codes`; returns its starts."""
-  launched = _plan("--target=queued-resources", *flags)
-  rendering = launch_tpu.TARGETS["queued-resources"](launched, tmp_path)
-  ((_, text),) = rendering.files.items()
-  (tmp_path / "codes").write_text("".join(f"{code}\n" for code in codes))
-  tools = tmp_path / "bin"
-  tools.mkdir()
-  docker = """#!/bin/bash
-[[ $1 == run ]] || exit 0
-printf '%s\\n' "$@" > arguments
-echo started >> starts
-code=$(head -n 1 codes); sed -i 1d codes; exit "$code"
-"""
-  for name, script in {"docker": docker, "sleep": "#!/bin/bash\n"}.items():
-    (tools / name).write_text(script)
-    (tools / name).chmod(0o755)
-  subprocess.run(
-    ["bash", "-c", text],
-    cwd=tmp_path,
-    env={"PATH": f"{tools}:{os.environ['PATH']}"},
-    check=True,
-    capture_output=True,
-    timeout=60,
-  )
-  return len((tmp_path / "starts").read_text().splitlines())
-
-
-@pytest.mark.parametrize(
-  ("codes", "starts"),
-  [
-    ([0, 0], 1),
-    ([2, 0], 1),
-    ([75, 75, 75, 75, 0], 5),  # However often.
-    ([1, 75, 139, 0], 4),
-    ([1, 1, 1, 1], 3),  # Two restarts after crashes.
-    ([125, 2, 0], 2),
-  ],
-)
-def test_the_script_starts_again_by_exit_code(tmp_path, codes, starts):
-  assert _run_script(tmp_path, codes, "--max-restarts=2") == starts
-
-
-def test_the_script_passes_every_word_on_as_it_is(tmp_path):
-  _run_script(tmp_path, [0], "--env=A=b 'c' $d", "--name=it")
-  words = (tmp_path / "arguments").read_text().splitlines()
-  assert "A=b 'c' $d" in words
-  image = words.index("registry/qstar:1")
-  assert words[image + 1 :] == [
-    *("qstar", "train", "qwen3_0p6b_v5e16", "--run-dir", "gs://bucket/run")
-  ]

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from tools import launch_tpu, regenerate_goldens
+from tools.launch import skypilot
 from tools.launch.plan import MODES
 
 pytestmark = pytest.mark.skipif(
@@ -52,7 +53,7 @@ def test_skypilot_reads_what_is_meant(mode, tmp_path):
   for job, task in zip(plan.jobs, tasks, strict=True):
     assert task == [
       job.name,
-      f"exec {' '.join(job.command)}",
+      skypilot.make_task(job, plan)["run"],
       plan.environment,
       {f"tpu-{job.slice.accelerator_type}": 1},
       {"runtime_version": "v2-alpha-tpuv5-lite"},

@@ -47,6 +47,9 @@ def _check_manifest(manifest, job, plan):
   (replicated,) = spec["replicatedJobs"]
   assert replicated["replicas"] == 1
   job_spec = replicated["template"]["spec"]
+  # To the pods of such Jobs GKE gives TPU_WORKER_ID and TPU_WORKER_HOSTNAMES.
+  assert job_spec.get("completionMode", "Indexed") == "Indexed"
+  assert spec.get("network", {}).get("enableDNSHostnames", True)
   pod = job_spec["template"]["spec"]
   tpu = job.slice
   assert pod["nodeSelector"] == {
