@@ -471,6 +471,29 @@ def test_batches_that_do_not_fit_the_devices_get_the_nearest_that_do():
   ]
 
 
+@pytest.mark.parametrize(
+  ("job", "batches"),
+  [
+    ("train", {"self_play", "learner", "evaluation"}),
+    ("learner", {"learner", "evaluation"}),
+    ("actor", {"self_play"}),
+    ("evaluator", {"evaluation"}),
+  ],
+)
+def test_a_job_is_held_to_its_own_batches(job, batches):
+  config = configuration.load(
+    "tiny_cpu",
+    [
+      *("--self-play.batch-size", "12", "--learner.batch-size", "100"),
+      *("--evaluation.batch-size", "4", "--run-mode", "files"),
+    ],
+  )
+  with pytest.raises(UserError) as raised:
+    validation.validate_for_devices(config, 8, job)
+  lines = str(raised.value).splitlines()
+  assert {line.partition(".batch_size is ")[0] for line in lines} == batches
+
+
 def test_a_mesh_that_does_not_fit_the_devices():
   config = configuration.load("tiny_cpu", ["--mesh.fsdp", "3"])
   with pytest.raises(UserError, match="8 devices"):
