@@ -136,7 +136,7 @@ def test_devices_need_not_divide_the_learners_batch():
     ),
     learner=LearnerConfig(batch_size=5),
   )
-  graphdef, params = init_model(config.model, 200, seed=0)
+  graphdef, params = init_model(config.model, 600, seed=0)
   trees = [_tree(i) for i in range(9)]
   one, eight = (
     drift.DriftMeter(
