@@ -31,7 +31,7 @@ from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.errors import UserError
 from qstar_jax.learner.train_step import TrainState
 from qstar_jax.model import partitioning
-from qstar_jax.model.transformer import init_model
+from qstar_jax.model.transformer import abstract_model
 from qstar_jax.store import files
 from qstar_jax.text.vocabulary import Vocabulary, from_bytes
 
@@ -296,7 +296,10 @@ def _read_meta(manager, step: int, directory: epath.Path) -> dict[str, Any]:
 def _restore(
   manager, step: int, directory: epath.Path, items: dict[str, Any]
 ) -> dict[str, Any]:
-  """Restores items into the shapes and shardings of the given ones."""
+  """Restores items into the shapes and shardings of the given ones.
+
+  Those are arrays, or `jax.ShapeDtypeStruct`s with shardings.
+  """
 
   def abstract(x):
     return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
@@ -421,9 +424,9 @@ def load(path: epath.PathLike, mesh: Mesh | None = None) -> Loaded:
     directory = root / str(step)
     config = configuration.from_json(meta["config"])
     vocabulary = vocabulary_from_json(meta["vocabulary"])
-    graphdef, params = init_model(config.model, vocabulary.size, config.seed)
-    params = partitioning.params_in(
-      rules.ACTOR, params, mesh or make_mesh(MeshConfig())
+    graphdef, params = abstract_model(config.model, vocabulary.size)
+    params = partitioning.abstract_params(
+      params, rules.ACTOR, mesh or make_mesh(MeshConfig())
     )
     played = "average" if config.learner.ema_decay > 0 else "params"
     items = _restore(

@@ -11,7 +11,7 @@ import hypothesis.strategies as st
 import pytest
 
 from qstar_jax import config as config_lib
-from qstar_jax import configuration, errors, validation
+from qstar_jax import configuration, validation
 from qstar_jax.config import ExperimentConfig
 from qstar_jax.errors import UserError
 
@@ -451,42 +451,6 @@ def test_a_run_directory_that_cannot_be_made(tmp_path):
   (tmp_path / "file").touch()
   with pytest.raises(UserError, match="file"):
     configuration.claim_run_dir(tmp_path / "file" / "run", ExperimentConfig())
-
-
-# Devices.
-
-
-def test_batches_that_do_not_fit_the_devices_get_the_nearest_that_do():
-  config = configuration.load(
-    "tiny_cpu", ["--learner.batch-size", "100", "--evaluation.batch-size", "4"]
-  )
-  validation.validate_for_devices(config, 4)
-  with pytest.raises(UserError) as raised:
-    validation.validate_for_devices(config, 8)
-  assert str(raised.value).splitlines() == [
-    "learner.batch_size is 100: must be divisible by mesh.data * mesh.fsdp "
-    "= 8; use 96 or 104",
-    "evaluation.batch_size is 4: must be divisible by mesh.data * mesh.fsdp "
-    "= 8; use 8",
-  ]
-
-
-def test_a_mesh_that_does_not_fit_the_devices():
-  config = configuration.load("tiny_cpu", ["--mesh.fsdp", "3"])
-  with pytest.raises(UserError, match="8 devices"):
-    validation.validate_for_devices(config, 8)
-
-
-@hypothesis.given(
-  whole=st.integers(1, 500), near=st.integers(1, 500), of=st.integers(1, 64)
-)
-def test_nearest_values_obey_the_rule_that_they_are_offered_for(
-  whole, near, of
-):
-  for divisor in errors.nearest_divisors(whole, near).split(" or "):
-    assert not divisor or whole % int(divisor) == 0
-  multiples = errors.nearest_multiples(of, near).split(" or ")
-  assert all(m % of == 0 and abs(m - near) <= of for m in map(int, multiples))
 
 
 def test_flags_name_losses_that_the_config_has_not():

@@ -33,5 +33,7 @@ def test_configs_of_pods_have_the_shapes_that_they_are_named_after(
   layer = model.model_dim * (heads + 3 * model.ffn_dim)
   # The embedding is tied: Llama 3's own has another matrix for its logits.
   num_embedded = config.text.vocabulary_size * model.model_dim
+  # Planned for in full, it has no padding.
+  assert config.text.vocabulary_size % model.vocabulary_multiple == 0
   counted = model.num_layers * layer + num_embedded
   assert counted == pytest.approx(parameters, rel=0.002)

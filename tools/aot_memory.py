@@ -50,28 +50,21 @@ def shard_bytes(tree: Any) -> float:
   )
 
 
-def num_tables(terminal_value: str) -> int:
-  """Tables that a player keeps: where the host judges, it has two."""
-  return 2 if terminal_value == "outcome" else 1
-
-
 def memory_of(
   run: Run, compiled: Sequence[Compiled], topology: Topology
 ) -> Memory:
   """All that a run keeps on a device, and the most that a program adds."""
   state = run.learner_state
-  evaluated = sum(
-    run.table(search, run.config.evaluation.batch_size).num_bytes()
-    * num_tables(search.terminal_value)
+  evaluated = (
+    run.table(search, run.config.evaluation.batch_size)
     for search in _evaluation_searches(run)
   )
-  tables = num_tables(run.config.search.terminal_value)
   parts = {
     LEARNER: shard_bytes(state.params),
     OPTIMIZER: shard_bytes(state._replace(params=None)),
     PLAYER: shard_bytes(run.played),
-    SELF_PLAY: tables * run.phases.num_bytes(),
-    EVALUATION: evaluated,
+    SELF_PLAY: run.phases.num_tables * run.phases.num_bytes(),
+    EVALUATION: sum(x.num_tables * x.num_bytes() for x in evaluated),
   }
   # What a publication makes are the player's parameters.
   added = {

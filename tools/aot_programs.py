@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.sharding import Mesh
 
 from qstar_jax.config import ExperimentConfig, SearchConfig
@@ -23,7 +22,7 @@ from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.errors import UserError
 from qstar_jax.learner import objective, train_step
 from qstar_jax.model import partitioning
-from qstar_jax.model.transformer import Transformer
+from qstar_jax.model.transformer import abstract_model
 from qstar_jax.records import TrainBatch
 from qstar_jax.search import expand as expand_lib
 from qstar_jax.search import searchers
@@ -136,19 +135,14 @@ class Run:
     if config.text.vocabulary == "bytes":
       vocabulary_size = ByteVocabulary().size
     self._ends_step = np.arange(vocabulary_size) < 2
-    abstract = nnx.eval_shape(
-      lambda: Transformer(config.model, vocabulary_size, rngs=nnx.Rngs(0))
-    )
-    self._graphdef, params = nnx.split(abstract)
+    self._graphdef, params = abstract_model(config.model, vocabulary_size)
     sizes = [x.size for x in jax.tree.leaves(params)]
     self.num_parameters = sum(sizes)
     self._optimizer = train_step.make_optimizer(config.learner, total_steps=1)
     self.learner_state = train_step.abstract_state(
       params, self._optimizer, config.learner, self.mesh
     )
-    self.played = _laid_out(
-      params, partitioning.shardings(params, rules.ACTOR, self.mesh)
-    )
+    self.played = partitioning.abstract_params(params, rules.ACTOR, self.mesh)
     self.phases = self.table(config.search, config.self_play.batch_size)
 
   def table(self, search: SearchConfig, num_trees: int) -> Phases:
@@ -243,16 +237,6 @@ class Run:
   def _publish(self) -> Any:
     publish = partitioning.make_publish(self.learner_state.played, self.mesh)
     return publish.lower(self.learner_state.played)
-
-
-def _laid_out(values: Any, shardings: Any) -> Any:
-  return jax.tree.map(
-    lambda x, sharding: jax.ShapeDtypeStruct(
-      x.shape, x.dtype, sharding=sharding
-    ),
-    values,
-    shardings,
-  )
 
 
 def abstract_batches(config: ExperimentConfig) -> TrainBatch:

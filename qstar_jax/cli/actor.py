@@ -16,7 +16,7 @@ def main(argv: Sequence[str]) -> int:
   parser.add_argument(
     "--actor-id", type=int, default=0, help="0 or more, each actor its own"
   )
-  args, config = run_job.parse(parser, argv, "--run-mode", "files")
+  args, config = run_job.parse(parser, argv, "--run-mode", "files", job="actor")
   if not 0 <= args.actor_id < 100_000:
     raise UserError(
       f"--actor-id {args.actor_id}: must be from 0 to 99999, each actor its own"

@@ -12,5 +12,7 @@ def main(argv: Sequence[str]) -> int:
     "Trains a network on what `qstar actor` jobs play with the same RUN_DIR. "
     "Run again, it goes on.",
   )
-  args, config = run_job.parse(parser, argv, "--run-mode", "files")
+  args, config = run_job.parse(
+    parser, argv, "--run-mode", "files", job="learner"
+  )
   return run_job.run_loop(args, config)

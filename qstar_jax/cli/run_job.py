@@ -31,7 +31,10 @@ def make_parser(command: str, description: str) -> argparse.ArgumentParser:
 
 
 def parse(
-  parser: argparse.ArgumentParser, argv: Sequence[str], *fixed: str
+  parser: argparse.ArgumentParser,
+  argv: Sequence[str],
+  *fixed: str,
+  job: str = "train",
 ) -> tuple[argparse.Namespace, ExperimentConfig]:
   """What a command is asked for, with the runtime started.
 
@@ -39,6 +42,7 @@ def parse(
     parser: of the command, `make_parser` made it.
     argv: of the command.
     *fixed: overrides that the command itself makes.
+    job: see `validation.validate_for_devices`.
 
   Returns:
     The arguments, of which `run_dir` is a path, and the config, validated also
@@ -62,7 +66,7 @@ def parse(
   )
   import jax  # Not above: it has to be set up first.
 
-  validation.validate_for_devices(config, jax.device_count())
+  validation.validate_for_devices(config, jax.device_count(), job)
   return args, config
 
 

@@ -81,6 +81,9 @@ class ModelConfig:
     num_kv_heads: K, divides H (grouped-query attention).
     head_dim: C, even (rotary embedding).
     ffn_dim: F, width of the gated MLP.
+    vocabulary_multiple: V is padded to a multiple of this, by rows of the
+      embedding that are of no token: the vocabulary is trained, and its size
+      not known before. `mesh.model` divides it.
     rope_base: base wavelength of the rotary embedding.
     norm_epsilon: added to the mean square in RMSNorm.
     scan_layers: `lax.scan` over layers (compiles faster when deep) instead of
@@ -98,6 +101,7 @@ class ModelConfig:
   num_kv_heads: int = 4
   head_dim: int = 32
   ffn_dim: int = 352
+  vocabulary_multiple: int = 1
   rope_base: float = 10_000.0
   norm_epsilon: float = 1e-6
   scan_layers: bool = False

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from qstar_jax import improvement
 from qstar_jax.config import ExperimentConfig
+from qstar_jax.distributed import rules
 from qstar_jax.learner import forest as forest_lib
 from qstar_jax.learner import lines
 from qstar_jax.learner.train_step import put_batches
@@ -68,7 +69,10 @@ class DriftMeter:
       trees[:batch_size], rng, self._config.text.max_line_tokens
     )
     rows = np.arange(len(behaviour))
-    batch = lines.batch_lines(batch, rows, batch_size)
+    # Actors measure it too, whose devices need not divide a learner's batch.
+    num_shards = rules.num_shards(self._mesh.shape)
+    num_rows = -(-batch_size // num_shards) * num_shards
+    batch = lines.batch_lines(batch, rows, num_rows)
     log_prob = self._log_prob(params, put_batches([batch], self._mesh))
     return statistics(jax.device_get(log_prob)[rows] - behaviour)
 

@@ -31,8 +31,8 @@ def kl_loss(
     AssertionError: the shapes do not match.
   """
   chex.assert_equal_shape([logits_BTV, reference_BTV])
-  log_pi_BTV = jax.nn.log_softmax(logits_BTV)
-  ratio_BTV = log_pi_BTV - jax.nn.log_softmax(reference_BTV)
+  log_pi_BTV = _finite_log_softmax(logits_BTV)
+  ratio_BTV = log_pi_BTV - _finite_log_softmax(reference_BTV)
   kl_BT = jnp.sum(jnp.exp(log_pi_BTV) * ratio_BTV, axis=-1)
   return weighted_mean(kl_BT, next_token(weight_BT))
 
@@ -50,9 +50,15 @@ def entropy_loss(logits_BTV: chex.Array, weight_BT: chex.Array) -> chex.Array:
   Raises:
     AssertionError: the shapes do not match.
   """
-  log_pi_BTV = jax.nn.log_softmax(logits_BTV)
+  log_pi_BTV = _finite_log_softmax(logits_BTV)
   negative_BT = jnp.sum(jnp.exp(log_pi_BTV) * log_pi_BTV, axis=-1)
   return weighted_mean(negative_BT, next_token(weight_BT))
+
+
+def _finite_log_softmax(logits_BTV: chex.Array) -> chex.Array:
+  """Of logits that may be -inf: what cannot be adds 0 to a mean, not NaN."""
+  lowest = jnp.finfo(logits_BTV.dtype).min
+  return jnp.maximum(jax.nn.log_softmax(logits_BTV), lowest)
 
 
 def adapted_coefficient(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from jax.tree_util import KeyPath
@@ -17,6 +18,7 @@ from qstar_jax.distributed import publication, rules
 from qstar_jax.distributed.rules import Layout
 from qstar_jax.errors import UserError, nearest_divisors, nearest_multiples
 from qstar_jax.model.step_cache import StepStore
+from qstar_jax.model.transformer import abstract_model, init_model
 
 # Layers are stacked on L, and twin heads on Z: the first axis of theirs.
 _PARAMETER_AXES = {
@@ -66,6 +68,7 @@ _SPLIT = {
   "num_heads": "model",
   "num_kv_heads": "model",
   "ffn_dim": "model",
+  "vocabulary_multiple": "model",
 }
 
 
@@ -77,8 +80,7 @@ def misfits(config: ModelConfig, mesh_shape: Mapping[str, int]) -> list[str]:
     mesh_shape: sizes of the mesh's axes by name.
 
   Returns:
-    Lines of value, rule and fix, of a `UserError`; none if it fits. The
-    vocabulary is not known to the config: see `shardings`.
+    Lines of value, rule and fix, of a `UserError`; none if it fits.
   """
   return [
     f"model.{field} is {size}: must be divisible by mesh.{axis} = {parts}; use "
@@ -153,6 +155,57 @@ def _check_divides(
         f"{parts}; use {nearest_multiples(parts, size)}, or set mesh.{axis} to "
         f"{nearest_divisors(size, parts)}"
       )
+
+
+def abstract_params(params: Any, layout: Layout, mesh: Mesh) -> Any:
+  """Shapes of parameters with their `shardings`.
+
+  Args:
+    params: see `shardings`.
+    layout: likewise.
+    mesh: likewise; its devices need not be there.
+
+  Returns:
+    A `jax.ShapeDtypeStruct` for each leaf.
+
+  Raises:
+    UserError: the mesh does not divide an axis.
+  """
+  return jax.tree.map(
+    lambda x, lies: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies),
+    params,
+    shardings(params, layout, mesh),
+  )
+
+
+def init_params(
+  config: ModelConfig,
+  vocabulary_size: int,
+  seed: int,
+  layout: Layout,
+  mesh: Mesh,
+) -> tuple[nnx.GraphDef, nnx.State]:
+  """`transformer.init_model`, made where it lies: no device has the whole.
+
+  The values do not depend on the mesh.
+
+  Args:
+    config: shapes.
+    vocabulary_size: tokens that there are.
+    seed: of the initial values, in [0, 2**32).
+    layout: the learner's or the actor's.
+    mesh: also of several processes.
+
+  Raises:
+    UserError: the mesh does not divide an axis.
+  """
+  graphdef, shapes = abstract_model(config, vocabulary_size)
+  # A constant seed would have the compiler compute the values, one by one.
+  make = jax.jit(
+    lambda seed: init_model(config, vocabulary_size, seed)[1],
+    out_shardings=shardings(shapes, layout, mesh),
+  )
+  return graphdef, make(np.uint32(seed))
 
 
 def params_in(layout: Layout, params: nnx.State, mesh: Mesh) -> nnx.State:

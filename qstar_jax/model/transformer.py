@@ -232,18 +232,31 @@ class TokenQHead(nnx.Module):
 
 
 class Transformer(nnx.Module):
-  """The joint network. Parameters are float32, heads compute in float32."""
+  """The joint network. Parameters are float32, heads compute in float32.
+
+  The embedding has V rows, a multiple of `config.vocabulary_multiple`. Those
+  past the vocabulary are 0, are of no token, and stay so: whatever is computed
+  of all tokens is -inf there.
+  """
 
   def __init__(
     self, config: ModelConfig, vocabulary_size: int, *, rngs: nnx.Rngs
   ):
     self.config = config
+    self.vocabulary_size = vocabulary_size
     dtype = jnp.dtype(config.compute_dtype)
+    multiple = config.vocabulary_multiple
+    normal = nnx.initializers.normal(config.model_dim**-0.5)
+
+    def tokens_alone(rng_key, shape, dtype):
+      is_token_V1 = jnp.arange(shape[0])[:, None] < vocabulary_size
+      return jnp.where(is_token_V1, normal(rng_key, shape, dtype), 0)
+
     self.embedding = nnx.Embed(
-      vocabulary_size,
+      -(-vocabulary_size // multiple) * multiple,
       config.model_dim,
       dtype=dtype,
-      embedding_init=nnx.initializers.normal(config.model_dim**-0.5),
+      embedding_init=tokens_alone,
       rngs=rngs,
     )
 
@@ -319,7 +332,19 @@ class Transformer(nnx.Module):
 
   def logits(self, hidden_TM: chex.Array) -> chex.Array:
     """Policy head: [..., M] to [..., V] float32 logits of the next token."""
-    return hidden_TM.astype(jnp.float32) @ self._embedding().T
+    return self._scores(hidden_TM.astype(jnp.float32), self._embedding())
+
+  def _scores(
+    self, query_TM: chex.Array, embedding_VM: chex.Array
+  ) -> chex.Array:
+    """Products of [..., M] with all tokens, [..., V]; -inf where none is."""
+    product_TV = query_TM @ embedding_VM.T
+    if product_TV.shape[-1] == self.vocabulary_size:
+      return product_TV
+    token_TV = jax.lax.broadcasted_iota(
+      jnp.int32, product_TV.shape, product_TV.ndim - 1
+    )
+    return jnp.where(token_TV < self.vocabulary_size, product_TV, -jnp.inf)
 
   def token_nll(
     self, hidden_BTM: chex.Array, tokens_BT: chex.Array
@@ -341,7 +366,7 @@ class Transformer(nnx.Module):
 
     @jax.checkpoint
     def nll(hidden_BM, token_B):
-      logits_BV = hidden_BM.astype(jnp.float32) @ embedding_VM.T
+      logits_BV = self._scores(hidden_BM.astype(jnp.float32), embedding_VM)
       return optax.softmax_cross_entropy_with_integer_labels(logits_BV, token_B)
 
     nll_TB = jax.lax.map(
@@ -396,7 +421,7 @@ class Transformer(nnx.Module):
 
     @jax.checkpoint
     def log_sum(query_ZBM, offset_ZB1):
-      q_ZBV = query_ZBM @ embedding_VM.T + offset_ZB1
+      q_ZBV = self._scores(query_ZBM, embedding_VM) + offset_ZB1
       return jax.nn.logsumexp(q_ZBV, axis=-1)
 
     # Along T: lines may be split over devices.
@@ -412,17 +437,28 @@ class Transformer(nnx.Module):
 
 
 def init_model(
-  config: ModelConfig, vocabulary_size: int, seed: int
+  config: ModelConfig, vocabulary_size: int, seed: int | chex.Array
 ) -> tuple[nnx.GraphDef, nnx.State]:
   """A fresh network, split into its structure and its parameters.
 
   Args:
     config: shapes.
-    vocabulary_size: V.
+    vocabulary_size: tokens that there are; V, but for its padding.
     seed: of the initial values.
 
   Returns:
     (graphdef, params); `nnx.merge(graphdef, params)` is a `Transformer`.
   """
-  model = Transformer(config, vocabulary_size, rngs=nnx.Rngs(seed))
-  return nnx.split(model)
+  rngs = nnx.Rngs(jax.random.key(seed))
+  return nnx.split(Transformer(config, vocabulary_size, rngs=rngs))
+
+
+def abstract_model(
+  config: ModelConfig, vocabulary_size: int
+) -> tuple[nnx.GraphDef, nnx.State]:
+  """What `init_model` gives, of shapes alone: nothing is computed."""
+  return nnx.split(
+    nnx.eval_shape(
+      lambda: Transformer(config, vocabulary_size, rngs=nnx.Rngs(0))
+    )
+  )

@@ -56,6 +56,8 @@ class Phases:
   are in the actor's layout.
 
   Attributes:
+    num_tables: that a `Player` keeps: while the host judges the trees of one,
+      the device works on the other's.
     state: `jax.ShapeDtypeStruct`s of a table's state with their shardings, by
       which the functions can be compiled where there are no such devices.
     empty: () -> state, a table at which all trees are done.
@@ -91,6 +93,7 @@ class Phases:
       raise UserError("\n".join(errors))
     self._graphdef = graphdef
     self._search, self._max_steps = search, text.max_steps
+    self.num_tables = 2 if search.terminal_value == "outcome" else 1
     num_nodes = driver.num_nodes_needed(search, text.max_steps)
     self._new_tree = functools.partial(
       tree_lib.new_tree,
@@ -117,17 +120,17 @@ class Phases:
     )
 
   def check_memory(self) -> None:
-    """UserError if a table is larger than the memory of its devices."""
+    """UserError if the tables are larger than the memory of their devices."""
     mesh = self.by_tree.mesh
     stats = mesh.devices.flat[0].memory_stats() or {}
     # CPU devices share what the machine has.
     limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / mesh.size
     limit = stats.get("bytes_limit", limit) * mesh.size
-    needed = self.num_bytes() * mesh.size
+    needed = self.num_tables * self.num_bytes() * mesh.size
     if needed > limit:
       search = self._search
       raise UserError(
-        f"search: {self.state.tree.is_done.size} trees of "
+        f"search: {self.num_tables} x {self.state.tree.is_done.size} trees of "
         f"{self.state.num_nodes} nodes and their step "
         f"cache need {needed / 1e9:,.0f} GB, over the {limit / 1e9:,.0f} GB of "
         f"memory; lower search.beam_width ({search.beam_width}), "

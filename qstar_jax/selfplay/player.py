@@ -241,9 +241,9 @@ class Player:
     self.usage = Usage()
     queue = enumerate(jobs)
     finished: dict[int, Played] = {}
-    num_tables = 1 if self._search.terminal_value == "value" else 2
     tables = [
-      self._play_table(params, queue, finished) for _ in range(num_tables)
+      self._play_table(params, queue, finished)
+      for _ in range(self._phases.num_tables)
     ]
     num_yielded = 0
     while tables:

@@ -16,7 +16,6 @@ from qstar_jax.distributed import rules
 from qstar_jax.distributed.mesh import actor_axes, make_mesh
 from qstar_jax.domains import make_domain, splits
 from qstar_jax.model import partitioning
-from qstar_jax.model.transformer import init_model
 from qstar_jax.records import Domain
 from qstar_jax.selfplay.player import Player
 from qstar_jax.text.vocabulary import Vocabulary
@@ -108,7 +107,8 @@ def begin(
 ) -> tuple[Setup, nnx.State]:
   """The setup of a run that nothing is known of, and random parameters.
 
-  Nothing is written but RUN/labels, of an outside file.
+  The parameters are in the learner's layout. Nothing is written but RUN/labels,
+  of an outside file.
 
   Args:
     config: of the run.
@@ -124,7 +124,9 @@ def begin(
   if config.data.labels:
     labelled = open_labels(config, run_dir, fields["problems"], check_stop)
   vocabulary = inputs.make_vocabulary(config, fields["problems"], labelled)
-  graphdef, params = init_model(config.model, vocabulary.size, config.seed)
+  graphdef, params = partitioning.init_params(
+    config.model, vocabulary.size, config.seed, rules.LEARNER, mesh
+  )
   return Setup(
     **fields,
     labelled=labelled,

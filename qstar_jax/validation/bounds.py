@@ -62,6 +62,7 @@ BOUNDS: Mapping[str, Bound] = {
     lambda value: value >= 2 and value % 2 == 0,
   ),
   "model.ffn_dim": _COUNT,
+  "model.vocabulary_multiple": _COUNT,
   "model.rope_base": Bound("above 1", lambda value: value > 1),
   "model.norm_epsilon": _POSITIVE,
   "search.searcher": Bound(

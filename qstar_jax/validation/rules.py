@@ -81,12 +81,25 @@ _NEED_PROBLEMS = (
 )
 
 
-def validate_for_devices(config: ExperimentConfig, num_devices: int) -> None:
-  """Checks that mesh, network and batches fit the devices.
+# Batches of lines or trees of each job: every device has some of its own.
+_BATCHES = {
+  "train": ("self_play", "learner", "evaluation"),
+  "learner": ("learner", "evaluation"),
+  "actor": ("self_play",),
+  "evaluator": ("evaluation",),
+}
+
+
+def validate_for_devices(
+  config: ExperimentConfig, num_devices: int, job: str = "train"
+) -> None:
+  """Checks that mesh, network and batches fit the devices of a job.
 
   Args:
     config: validated.
     num_devices: over all processes.
+    job: `train`, which does all, or what it is split into where `run_mode` is
+      `files`: `learner`, `actor` and `evaluator`.
 
   Raises:
     UserError: they do not; the message has the nearest values that do.
@@ -109,18 +122,14 @@ def validate_for_devices(config: ExperimentConfig, num_devices: int) -> None:
   shape, actor_shape = (
     dict(zip(AXES, sizes, strict=True)) for sizes in (shape, actor_shape)
   )
-  # Batches of lines or trees: each device has some of its own.
-  num_shards = {
-    "self_play.batch_size": rules.num_shards(actor_shape),
-    "learner.batch_size": rules.num_shards(shape),
-    "evaluation.batch_size": rules.num_shards(shape),
-  }
-  errors = [
-    f"{path} is {size}: must be divisible by mesh.data * mesh.fsdp = {num}; "
-    f"use {nearest_multiples(num, size)}"
-    for path, num in num_shards.items()
-    if (size := operator.attrgetter(path)(config)) % num
-  ]
+  errors = []
+  for part in _BATCHES[job]:
+    num = rules.num_shards(actor_shape if part == "self_play" else shape)
+    if (size := getattr(config, part).batch_size) % num:
+      errors.append(
+        f"{part}.batch_size is {size}: must be divisible by mesh.data * "
+        f"mesh.fsdp = {num}; use {nearest_multiples(num, size)}"
+      )
   errors += partitioning.misfits(config.model, shape)
   if errors:
     raise UserError("\n".join(errors))

@@ -6,10 +6,20 @@ import math
 
 import hypothesis
 import hypothesis.strategies as st
+import jax
 import numpy as np
 import pytest
 
+from qstar_jax.config import (
+  ExperimentConfig,
+  LearnerConfig,
+  MeshConfig,
+  ModelConfig,
+  TextConfig,
+)
+from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.learner import drift
+from qstar_jax.model.transformer import init_model
 from tests.replay.conftest import random_tree
 
 
@@ -110,6 +120,31 @@ def test_both_estimates_of_kl_agree_with_the_sum():
   assert found["drift_kl_k1"] == pytest.approx(kl, abs=5 * 0.0011)
   assert found["drift_kl_k3"] == pytest.approx(kl, abs=5 * 0.0006)
   assert found["drift_ratio"] == pytest.approx(1, abs=0.01)
+
+
+def test_devices_need_not_divide_the_learners_batch():
+  """Actors measure drift too, and have devices of their own."""
+  config = ExperimentConfig(
+    text=TextConfig(max_prompt_tokens=8, max_step_tokens=4, max_steps=3),
+    model=ModelConfig(
+      num_layers=1,
+      model_dim=8,
+      num_heads=2,
+      num_kv_heads=1,
+      head_dim=4,
+      ffn_dim=8,
+    ),
+    learner=LearnerConfig(batch_size=5),
+  )
+  graphdef, params = init_model(config.model, 600, seed=0)
+  trees = [_tree(i) for i in range(9)]
+  one, eight = (
+    drift.DriftMeter(
+      graphdef, config, make_mesh(MeshConfig(), jax.devices()[:num_devices])
+    ).measure(jax.device_get(params), trees, np.random.default_rng(0))
+    for num_devices in (1, 8)
+  )
+  assert one == pytest.approx(eight, rel=1e-4)
 
 
 @hypothesis.given(st.lists(st.floats(-100, 40), min_size=1))

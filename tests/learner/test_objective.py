@@ -15,7 +15,7 @@ from qstar_jax.config import LearnerConfig, LossName, MeshConfig, ModelConfig
 from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.learner import losses, objective, offline, regularizers
 from qstar_jax.learner import train_step as train_step_lib
-from qstar_jax.model.transformer import init_model
+from qstar_jax.model.transformer import abstract_model, init_model
 from qstar_jax.records import TrainBatch
 
 V, T, B = 24, 10, 16
@@ -194,6 +194,24 @@ def test_eight_devices_make_the_gradients_of_one(network):
   (_, eight), of_eight = run(network, CONFIG, [batch_of_noise()], num_devices=8)
   chex.assert_trees_all_close(one, eight, rtol=0, atol=1e-5)
   chex.assert_trees_all_close(of_one, of_eight, rtol=1e-4, atol=1e-6)
+
+
+def test_padding_of_the_vocabulary_changes_nothing(network):
+  """Not even where its embedding, which nothing should read, is large."""
+  padding = np.full((8, MODEL.model_dim), 50, np.float32)
+  model = dataclasses.replace(MODEL, vocabulary_multiple=16)
+  params = nnx.clone(network[1])
+  embedding = params["embedding"]["embedding"]
+  embedding.set_value(jnp.concatenate([embedding[...], padding]))
+  padded = abstract_model(model, V)[0], params
+  batches = [batch_of_noise(i) for i in range(2)]
+  _, expected = run(network, CONFIG, batches)
+  states, found = run(padded, CONFIG, batches)
+  for left, right in zip(expected, found, strict=True):
+    del left["param_norm"], right["param_norm"]
+    assert left == pytest.approx(right, rel=1e-4, abs=1e-6)
+  after = states[-1].params["embedding"]["embedding"][...]
+  np.testing.assert_array_equal(after[V:], padding)
 
 
 def test_a_batch_of_padding_changes_nothing(network):

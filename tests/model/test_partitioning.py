@@ -11,12 +11,13 @@ from qstar_jax.distributed import hlo, rules
 from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.errors import UserError
 from qstar_jax.model import partitioning, step_cache
-from qstar_jax.model.transformer import init_model
+from qstar_jax.model.transformer import abstract_model, init_model
 
-_V = 24
+# Padded to 24.
+_V = 23
 
 
-def _config(**fields):
+def _config(vocabulary_multiple=2, **fields):
   return ModelConfig(
     num_layers=2,
     model_dim=16,
@@ -24,6 +25,7 @@ def _config(**fields):
     num_kv_heads=2,
     head_dim=8,
     ffn_dim=24,
+    vocabulary_multiple=vocabulary_multiple,
     **fields,
   )
 
@@ -90,15 +92,32 @@ def test_what_does_not_divide_is_told_with_what_would(mesh):
     "set mesh.model to 2 or 4",
     "model.num_kv_heads is 2: must be divisible by mesh.model = 3; use 3, or "
     "set mesh.model to 2",
+    "model.vocabulary_multiple is 2: must be divisible by mesh.model = 3; use "
+    "3, or set mesh.model to 2",
   ]
   assert partitioning.misfits(_config(), mesh.shape) == []
-  _, params = init_model(_config(), 25, seed=0)
+  assert partitioning.misfits(_config(1), mesh.shape) == [
+    "model.vocabulary_multiple is 1: must be divisible by mesh.model = 2; use "
+    "2, or set mesh.model to 1"
+  ]
+  _, params = abstract_model(_config(1), 25)
   with pytest.raises(UserError) as caught:
     partitioning.shardings(params, rules.ACTOR, mesh)
   assert str(caught.value) == (
     "the network has 25 of vocabulary: must be divisible by mesh.model = 2; "
     "use 24 or 26, or set mesh.model to 1 or 5"
   )
+
+
+def test_shapes_say_what_a_network_is():
+  for config in (_config(), _config(token_q=True)):
+    graphdef, params = init_model(config, _V, seed=0)
+    abstract, shapes = abstract_model(config, _V)
+    assert abstract == graphdef and hash(abstract) == hash(graphdef)
+    assert jax.tree.structure(shapes) == jax.tree.structure(params)
+    for x, shape in zip(*map(jax.tree.leaves, (params, shapes)), strict=True):
+      assert isinstance(shape, jax.ShapeDtypeStruct)
+      assert (x.shape, x.dtype) == (shape.shape, shape.dtype)
 
 
 @pytest.mark.parametrize("layout", [rules.LEARNER, rules.ACTOR])
@@ -117,7 +136,7 @@ def test_eight_devices_compute_the_logits_of_one(mesh, layout, scan_layers):
   one, eight = logits(params, tokens_BT), logits(split, lines)
   assert len(eight.sharding.device_set) == 8
   np.testing.assert_allclose(one, eight, rtol=0, atol=1e-5)
-  assert np.ptp(one) > 1
+  assert np.ptp(one[..., :_V]) > 1
 
 
 def test_publication_moves_each_byte_once(mesh):

@@ -1,6 +1,8 @@
 """The phases of a table on a mesh of data, fsdp and model."""
 
+import dataclasses
 import functools
+import os
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +22,9 @@ from qstar_jax.selfplay.network_expand import make_expand_fn
 from qstar_jax.selfplay.phases import Phases
 from qstar_jax.selfplay.player import group_size
 
-# V is cut into groups for sampling that two devices do not divide.
-A, B, V = 3, 16, 300
+# Padded to 300, V is cut into groups for sampling that two devices do not
+# divide.
+A, B, V = 3, 16, 299
 TEXT = TextConfig(max_prompt_tokens=B, max_step_tokens=2, max_steps=4)
 SEARCH = SearchConfig(num_candidates=A, num_simulations=8, leaves_per_round=2)
 MODEL = ModelConfig(
@@ -31,6 +34,7 @@ MODEL = ModelConfig(
   num_kv_heads=2,
   head_dim=8,
   ffn_dim=24,
+  vocabulary_multiple=2,
 )
 MESHES = {"one": (1, 1, 1), "eight": (2, 2, 2)}
 
@@ -67,13 +71,13 @@ def network_expand():
   )
 
 
-def make_phases(mesh, expand_fn, num_trees=B):
+def make_phases(mesh, expand_fn, num_trees=B, search=SEARCH):
   return Phases(
     network()[0],
     expand_fn,
     model=MODEL,
     text=TEXT,
-    search=SEARCH,
+    search=search,
     num_trees=num_trees,
     mesh=mesh,
   )
@@ -178,6 +182,19 @@ def test_a_device_has_its_own_trees_and_its_own_heads():
   one.check_memory()
   with pytest.raises(UserError, match=r"lower .*or the batch size"):
     make_phases(mesh_of("one"), made_up_expand, 10**9).check_memory()
+
+
+def test_memory_is_that_of_all_tables():
+  """Two, where the judge looks at each round."""
+  mesh = mesh_of("one")
+  total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  of_a_tree = make_phases(mesh, made_up_expand).num_bytes() / B
+  num_trees = int(0.75 * total / of_a_tree)
+  make_phases(mesh, made_up_expand, num_trees).check_memory()
+  search = dataclasses.replace(SEARCH, terminal_value="outcome")
+  two = make_phases(mesh, made_up_expand, num_trees, search)
+  with pytest.raises(UserError, match=f"search: 2 x {num_trees} trees of"):
+    two.check_memory()
 
 
 def test_a_network_that_the_mesh_does_not_divide():

@@ -6,6 +6,7 @@ import pytest
 from etils import epath
 
 from qstar_jax import configuration
+from qstar_jax.cli.main import main
 from qstar_jax.config import ExperimentConfig, ReplayConfig, SelfPlayConfig
 from qstar_jax.errors import UserError
 from qstar_jax.replay import ReplayReader
@@ -16,6 +17,8 @@ from qstar_jax.training.self_play import Round
 from qstar_jax.training.watch import Status
 from tests.replay.conftest import random_tree
 
+pytest_plugins = ["tests.training.micro_run"]
+
 _SHARD = 4
 _CONFIG = ExperimentConfig(
   run_mode="files",
@@ -23,6 +26,17 @@ _CONFIG = ExperimentConfig(
   replay=ReplayConfig(shard_trees=_SHARD),
 )
 _ACTOR = 2
+
+
+def test_an_actor_is_held_to_its_own_batch(micro_yaml, tmp_path, monkeypatch):
+  """And a learner to its own, on eight devices."""
+  started = []
+  monkeypatch.setattr(actor_job, "run", lambda *args, **_: started.append(args))
+  flags = [str(micro_yaml), "--run-dir", str(tmp_path / "run")]
+  flags += ["--learner.batch-size", "12"]
+  assert main(["actor", *flags]) == 0
+  assert len(started) == 1
+  assert main(["learner", *flags]) == 2
 
 
 def _status(step, counted=0, *, is_warm=True, is_done=False, player=None):

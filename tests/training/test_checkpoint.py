@@ -99,7 +99,8 @@ def _every_part(model, seed, mesh=None):
     kl_target=0.1,
     ema_decay=0.9,
   )
-  _, params = init_model(dataclasses.replace(model, token_q=True), 12, seed)
+  model = dataclasses.replace(model, token_q=True, vocabulary_multiple=4)
+  _, params = init_model(model, 11, seed)
   optimizer = make_optimizer(learner, total_steps=1)
   mesh = mesh or make_mesh(MeshConfig())
   state = init_state(params, optimizer, learner, mesh)
@@ -246,6 +247,15 @@ def test_there_is_none(damaged, tmp_path):
   shutil.rmtree(run_dir / "checkpoints")
   (run_dir / "checkpoints").mkdir()
   _assert_refused(run_dir, f"{run_dir} is no finished checkpoint", "none yet")
+
+
+def test_nothing_is_made_that_is_thrown_away(micro_run):
+  """Nothing is computed: not even a seed gets to a device."""
+  with jax.transfer_guard_host_to_device("disallow"):
+    loaded = checkpoint_lib.load(micro_run.directory)
+  model = nnx.merge(loaded.graphdef, loaded.params)
+  tokens = np.zeros((1, 3), np.int32)
+  assert np.isfinite(model.logits(model.forward(tokens))).all()
 
 
 def _edit_meta(checkpoint, edit):

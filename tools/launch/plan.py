@@ -188,7 +188,7 @@ def _player_flags(
 
 def _check_fit(config: ExperimentConfig, tpu_slice: Slice, role: str) -> None:
   try:
-    validation.validate_for_devices(config, tpu_slice.num_chips)
+    validation.validate_for_devices(config, tpu_slice.num_chips, role)
   except UserError as error:
     raise UserError(
       f"{role} on {tpu_slice}, {tpu_slice.size}: {error}"
