@@ -1,6 +1,6 @@
-"""The one exception that a user, not a developer, is meant to read.
+"""The exceptions that a user, not a developer, is meant to read.
 
-And the numbers that its messages offer instead of the wrong one.
+And the numbers that their messages offer instead of the wrong one.
 """
 
 
@@ -9,6 +9,14 @@ class UserError(ValueError):
 
   The message is one or more lines, each naming the value, the rule it breaks
   and the fix. Commands print it without a traceback and exit with code 2.
+  """
+
+
+class LostHostError(Exception):
+  """Other processes of the program did not come, or are gone.
+
+  Nobody made a mistake: the same command may succeed when it is run again, on
+  all hosts. Commands print the message and exit with code 75.
   """
 
 

@@ -1,7 +1,8 @@
 """`qstar COMMAND ...`: finds the command's module and runs it.
 
 Exit codes: 0 done, 1 done with a negative answer, 2 bad configuration or input,
-75 preempted and saved, 130 interrupted, 141 reader of the output gone.
+75 preempted and saved, or hosts are missing: to be run again, 130 interrupted,
+141 reader of the output gone.
 """
 
 import difflib
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 
 import qstar_jax
 from qstar_jax.distributed import start
-from qstar_jax.errors import UserError
+from qstar_jax.errors import LostHostError, UserError
 
 # Each is a module of this package with `main(argv: list[str]) -> int`, the exit
 # code. It is imported when called: help and typing errors load no JAX.
@@ -59,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   except UserError as error:
     print(f"qstar {command}: {error}", file=sys.stderr)
     return 2
+  except LostHostError as error:
+    print(f"qstar {command}: {error}", file=sys.stderr)
+    return os.EX_TEMPFAIL  # 75: the same command may succeed
   except KeyboardInterrupt:
     print(f"qstar {command}: interrupted", file=sys.stderr)
     return 130

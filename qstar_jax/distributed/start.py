@@ -12,16 +12,17 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from qstar_jax.errors import UserError
+from qstar_jax.errors import LostHostError, UserError
 
-# What JAX itself takes on Cloud TPU.
-DEFAULT_PORT = 8476
+# That the firewall rule which Cloud TPU makes for the hosts of a slice opens,
+# unlike the 8482 that JAX would take (github.com/jax-ml/jax/issues/35905).
+PORT = 8476
 
-_ADDRESS, _NUMBER, _ID = (
-  "JAX_COORDINATOR_ADDRESS",
-  "JAX_NUM_PROCESSES",
-  "JAX_PROCESS_ID",
-)
+# Variables that say who a process is.
+ADDRESS = "JAX_COORDINATOR_ADDRESS"
+NUM_PROCESSES = "JAX_NUM_PROCESSES"
+PROCESS_ID = "JAX_PROCESS_ID"
+
 # Seconds: between two tries to reach process 0, between two words on who is
 # missing, and that one message may take.
 _RETRY, _REPEAT, _MESSAGE = 0.5, 30, 5
@@ -62,28 +63,31 @@ def find_place(environ: Mapping[str, str]) -> Place | None:
   Raises:
     UserError: they are incomplete, or no numbers.
   """
-  given = [name for name in (_ADDRESS, _NUMBER, _ID) if environ.get(name)]
+  names = {ADDRESS, NUM_PROCESSES, PROCESS_ID}
+  given = sorted(name for name in names if environ.get(name))
   if not given:
     return _place_on_slices(environ)
-  missing = {_ADDRESS, _NUMBER, _ID}.difference(given)
+  missing = names.difference(given)
   if missing:
     raise UserError(
       f"{' and '.join(given)} without {' and '.join(sorted(missing))}: a "
       "program on several hosts needs all three; set them, or none"
     )
   place = Place(
-    environ[_ADDRESS], _number(environ, _NUMBER), _number(environ, _ID)
+    environ[ADDRESS],
+    _number(environ, NUM_PROCESSES),
+    _number(environ, PROCESS_ID),
   )
   port = place.address.rpartition(":")[2]
   if not (place.host and port.isdecimal()):
     raise UserError(
-      f"{_ADDRESS} is {place.address!r}: must be HOST:PORT of process 0, such "
-      f"as 10.0.0.2:{DEFAULT_PORT}"
+      f"{ADDRESS} is {place.address!r}: must be HOST:PORT of process 0, such "
+      f"as 10.0.0.2:{PORT}"
     )
   if not 0 <= place.process_id < place.num_processes:
     raise UserError(
-      f"{_ID} is {place.process_id}: must be 0 or more and below {_NUMBER} = "
-      f"{place.num_processes}"
+      f"{PROCESS_ID} is {place.process_id}: must be 0 or more and below "
+      f"{NUM_PROCESSES} = {place.num_processes}"
     )
   return place if place.num_processes > 1 else None
 
@@ -101,7 +105,7 @@ def _place_on_slices(environ: Mapping[str, str]) -> Place | None:
   if num_slices * len(hosts) == 1:
     return None
   return Place(
-    f"{first}:{DEFAULT_PORT}",
+    f"{first}:{PORT}",
     num_slices * len(hosts),
     slice_id * len(hosts) + _number(environ, "TPU_WORKER_ID"),
   )
@@ -131,10 +135,11 @@ def meet(
     say: told, in words, who is waited for.
 
   Raises:
-    UserError: they do not come, or do not agree. All that are there raise it.
+    LostHostError: they do not come. All that are there raise it.
+    UserError: they do not agree; likewise.
   """
   deadline = time.monotonic() + timeout
-  facts = {_NUMBER: place.num_processes, **facts}
+  facts = {NUM_PROCESSES: place.num_processes, **facts}
   if place.process_id == 0:
     _Meeting(place, facts, say).hold(deadline, timeout)
   else:
@@ -154,7 +159,10 @@ class _Meeting:
 
   def hold(self, deadline: float, timeout: float) -> None:
     """Until all are there; those get an answer."""
-    with selectors.DefaultSelector() as selector, self._listen() as server:
+    with (
+      selectors.DefaultSelector() as selector,
+      self._listen(deadline) as server,
+    ):
       selector.register(server, selectors.EVENT_READ)
       try:
         while self._missing():
@@ -167,29 +175,36 @@ class _Meeting:
               selector.unregister(key.fileobj)
               self._drop(key.fileobj)
           if self._missing() and time.monotonic() > deadline:
-            raise UserError(self._nobody_came(timeout))
-      except UserError as error:
-        self._answer({"error": str(error)})
+            raise LostHostError(self._nobody_came(timeout))
+      except (LostHostError, UserError) as error:
+        kind = type(error).__name__
+        self._answer({"error": str(error), "kind": kind})
         raise
       self._answer({})
+    self._say(f"all {self._place.num_processes} hosts are there")
 
   def _missing(self) -> list[int]:
     return [
       i for i in range(1, self._place.num_processes) if i not in self._there
     ]
 
-  def _listen(self) -> socket.socket:
+  def _listen(self, deadline: float) -> socket.socket:
     both = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if both else socket.AF_INET
-    try:
-      return socket.create_server(
-        ("", self._place.port), family=family, dualstack_ipv6=both
-      )
-    except OSError as error:
-      raise UserError(
-        f"port {self._place.port} of {_ADDRESS} cannot be listened at ({error})"
-        "; another run may have it: give this one another port, on all hosts"
-      ) from None
+    while True:
+      try:
+        return socket.create_server(
+          ("", self._place.port), family=family, dualstack_ipv6=both
+        )
+      except OSError as error:
+        # A program that was here before may be about to end.
+        if time.monotonic() > deadline:
+          raise UserError(
+            f"port {self._place.port} of {ADDRESS} cannot be listened at "
+            f"({error}); another run may have it: give this one another port, "
+            "on all hosts"
+          ) from None
+      time.sleep(_RETRY)
 
   def _tell_who_is_missing(self, deadline: float) -> None:
     if time.monotonic() < self._next_word:
@@ -271,8 +286,9 @@ def _join(
         connection.settimeout(left + _MESSAGE)
         answer = _receive(connection)
       if answer is not None:
-        if error := answer.get("error"):
-          raise UserError(error)
+        if "error" in answer:
+          is_lost = answer["kind"] == LostHostError.__name__
+          raise (LostHostError if is_lost else UserError)(answer["error"])
         return
       reason = "it hung up"
     except OSError as error:
@@ -281,7 +297,7 @@ def _join(
       next_word = time.monotonic() + _REPEAT
       say(f"waiting for process 0 at {place.address} ({reason})")
     time.sleep(_RETRY)
-  raise UserError(
+  raise LostHostError(
     f"process {place.process_id} did not reach process 0 at {place.address} "
     f"within {timeout:.0f} s ({reason}); see whether that host runs, what its "
     "log says, and whether its port may be connected to from here; or raise "

@@ -8,7 +8,7 @@ import pytest
 
 from qstar_jax.distributed import start
 from qstar_jax.distributed.start import Place, find_place
-from qstar_jax.errors import UserError
+from qstar_jax.errors import LostHostError, UserError
 
 FACTS = {"config": {"seed": 1, "learner": {"batch_size": 64}}, "jax": "0.10"}
 
@@ -35,7 +35,7 @@ class Process(threading.Thread):
       start.meet(
         self.place, self.facts, timeout=self.timeout, say=self.words.append
       )
-    except UserError as error:
+    except (LostHostError, UserError) as error:
       self.error = str(error)
 
   def end(self):
@@ -52,7 +52,9 @@ def test_all_come_in_any_order(address):
     time.sleep(0.01)
   last = Process(Place(address, 4, 2))
   assert [p.end() for p in (first, last, *later)] == [None] * 4
-  assert first.words[-1].startswith(f"waiting for 1 of 4 hosts at {address}")
+  *_, before, last_words = first.words
+  assert before.startswith(f"waiting for 1 of 4 hosts at {address}: process 2")
+  assert last_words == "all 4 hosts are there"
 
 
 def test_the_port_is_free_for_jax_afterwards(address):
@@ -133,7 +135,7 @@ def test_a_host_that_was_started_again_counts_once(address):
 def test_a_port_that_is_taken_is_named(address):
   port = address.rpartition(":")[2]
   with socket.create_server(("", int(port))):
-    error = Process(Place(address, 2, 0)).end()
+    error = Process(Place(address, 2, 0), timeout=0.5).end()
   assert f"port {port} of JAX_COORDINATOR_ADDRESS cannot be" in error
 
 

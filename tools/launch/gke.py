@@ -17,15 +17,12 @@ from typing import Any
 
 import yaml
 
+from qstar_jax.distributed.start import ADDRESS, NUM_PROCESSES, PORT, PROCESS_ID
 from qstar_jax.errors import UserError
 from tools.launch import jobset
 from tools.launch.plan import (
   BAD_INPUT,
-  COORDINATOR,
-  COORDINATOR_PORT,
   GRACE_SECONDS,
-  NUM_PROCESSES,
-  PROCESS_ID,
   Job,
   Plan,
   Rendering,
@@ -180,7 +177,7 @@ def _environment(job: Job, plan: Plan) -> list[dict[str, Any]]:
   if job.slice.num_hosts > 1:
     # JobSet names pods JOBSET-REPLICATED_JOB-REPLICA-INDEX.SUBDOMAIN.
     first = f"{job.name}-{_REPLICATED_JOB}-0-0.{job.name}"
-    values[COORDINATOR] = f"{first}:{COORDINATOR_PORT}"
+    values[ADDRESS] = f"{first}:{PORT}"
     values[NUM_PROCESSES] = str(job.slice.num_hosts)
     index = {"fieldRef": {"fieldPath": jobset.COMPLETION_INDEX}}
     of_host = [{"name": PROCESS_ID, "valueFrom": index}]

@@ -12,10 +12,10 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from tools.launch.plan import (
-  COORDINATOR,
-  COORDINATOR_PORT,
+from qstar_jax.distributed.start import (
+  ADDRESS,
   NUM_PROCESSES,
+  PORT,
   PROCESS_ID,
 )
 
@@ -342,7 +342,7 @@ def _start_errors(
   name = manifest["metadata"]["name"]
   first = f"{name}-{job_name}-0-0.{network.get('subdomain', name)}"
   expected = {
-    COORDINATOR: {"value": f"{first}:{COORDINATOR_PORT}"},
+    ADDRESS: {"value": f"{first}:{PORT}"},
     NUM_PROCESSES: {"value": str(hosts)},
     PROCESS_ID: {"valueFrom": {"fieldRef": {"fieldPath": COMPLETION_INDEX}}},
   }

@@ -9,20 +9,12 @@ from collections.abc import Mapping, Sequence
 
 from qstar_jax import configuration, validation
 from qstar_jax.config import ExperimentConfig, MeshConfig
+from qstar_jax.distributed.start import ADDRESS, NUM_PROCESSES, PROCESS_ID
 from qstar_jax.errors import UserError
 from tools.launch.slices import Slice
 
 # Exit codes of `qstar` that say whether to start it again.
 DONE, BAD_INPUT, PREEMPTED = 0, 2, 75
-# Where process 0 of several listens, in `host:port`. The firewall rule that
-# Cloud TPU makes for the hosts of a slice opens this port, and not the 8482
-# that JAX would take (github.com/jax-ml/jax/issues/35905).
-COORDINATOR_PORT = 8476
-# How a process of several finds the others. They differ from host to host, so
-# each target has its own way to set them; one host has none of them.
-COORDINATOR = "JAX_COORDINATOR_ADDRESS"
-NUM_PROCESSES = "JAX_NUM_PROCESSES"
-PROCESS_ID = "JAX_PROCESS_ID"
 # From SIGTERM to SIGKILL, where the target can be told: enough to save.
 GRACE_SECONDS = 300
 MODES = typing.get_args(typing.get_type_hints(ExperimentConfig)["run_mode"])
@@ -221,7 +213,7 @@ def make_environment(run_dir: str, extra: Sequence[str]) -> dict[str, str]:
         f"--env is {pair!r}: must be NAME=VALUE, as in "
         "QSTAR_DATA_DIR=/data; correct it"
       )
-    if name in (COORDINATOR, NUM_PROCESSES, PROCESS_ID):
+    if name in (ADDRESS, NUM_PROCESSES, PROCESS_ID):
       raise UserError(
         f"--env is {pair!r}: {name} differs from host to host, and the "
         "launcher sets it where there are several; leave it out"

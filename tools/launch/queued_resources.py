@@ -12,16 +12,13 @@ import string
 import subprocess
 from collections.abc import Callable, Iterator
 
+from qstar_jax.distributed.start import ADDRESS, NUM_PROCESSES, PORT, PROCESS_ID
 from qstar_jax.errors import UserError
 from tools.launch.plan import (
   BAD_INPUT,
-  COORDINATOR,
-  COORDINATOR_PORT,
   DONE,
   GRACE_SECONDS,
-  NUM_PROCESSES,
   PREEMPTED,
-  PROCESS_ID,
   Job,
   Plan,
   Rendering,
@@ -135,7 +132,7 @@ def _script(job: Job, plan: Plan) -> str:
   if job.slice.num_hosts > 1:
     hosts = _HOSTS
     environment += [
-      f'{COORDINATOR}="${{first##*:}}:{COORDINATOR_PORT}"',
+      f'{ADDRESS}="${{first##*:}}:{PORT}"',
       f"{NUM_PROCESSES}={job.slice.num_hosts}",
       f'{PROCESS_ID}="$process_id"',
     ]

@@ -13,12 +13,9 @@ from typing import Any
 
 import yaml
 
+from qstar_jax.distributed.start import ADDRESS, NUM_PROCESSES, PORT, PROCESS_ID
 from tools.launch.plan import (
-  COORDINATOR,
-  COORDINATOR_PORT,
-  NUM_PROCESSES,
   PREEMPTED,
-  PROCESS_ID,
   Job,
   Plan,
   Rendering,
@@ -93,7 +90,7 @@ def _run(job: Job) -> str:
   return "\n".join(
     [
       'first=$(head -n 1 <<< "$SKYPILOT_NODE_IPS")',
-      f'export {COORDINATOR}="$first:{COORDINATOR_PORT}"',
+      f'export {ADDRESS}="$first:{PORT}"',
       # Not as SkyPilot counts: were that fewer, each part would be a run.
       f"export {NUM_PROCESSES}={job.slice.num_hosts}",
       f'export {PROCESS_ID}="$SKYPILOT_NODE_RANK"',
