@@ -26,7 +26,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from qstar_jax import configuration
 from qstar_jax.config import CheckpointConfig, ExperimentConfig, MeshConfig
-from qstar_jax.distributed import rules
+from qstar_jax.distributed import hosts, rules
 from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.errors import UserError
 from qstar_jax.learner.train_step import TrainState
@@ -247,6 +247,7 @@ def _explain_failed_save(directory: epath.Path) -> Iterator[None]:
   try:
     yield
   except Exception as error:
+    hosts.raise_if_lost(error)
     raise UserError(
       f"{directory}: no checkpoint could be written ({_reason(error)}); free "
       "space there or make it writable, and run again: the checkpoints before "
@@ -280,6 +281,7 @@ def _read_meta(manager, step: int, directory: epath.Path) -> dict[str, Any]:
     )["meta"]
     version = meta["schema_version"]
   except Exception as error:
+    hosts.raise_if_lost(error)
     raise UserError(
       f"{directory} is no readable checkpoint ({_reason(error)}); restore it "
       "from a copy, or remove it so that the one before it is used"
@@ -311,6 +313,7 @@ def _restore(
   try:
     restored = manager.restore(step, args=ocp.args.Composite(**args))
   except Exception as error:
+    hosts.raise_if_lost(error)
     raise UserError(
       f"{directory} does not hold the arrays of its config's network "
       f"({_reason(error)}); it is damaged or was edited: restore it from a "

@@ -19,7 +19,9 @@ def until_stopped(
   Returns:
     The exit code: of the work, or 75 if a signal ended it.
   """
-  # Loads JAX, which has been set up by now.
+  # Not above: it has been set up by now.
+  import jax
+
   from qstar_jax.distributed import hosts
 
   with preemption.catch_signals(hosts.AnyHost()) as flag:
@@ -29,3 +31,6 @@ def until_stopped(
       if hosts.is_first():
         print(f"{signal}: stopped; {kept}", file=sys.stderr)
       return os.EX_TEMPFAIL  # 75: preempted and saved
+    except jax.errors.JaxRuntimeError as error:
+      hosts.raise_if_lost(error)
+      raise

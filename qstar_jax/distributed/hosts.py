@@ -9,6 +9,7 @@ becomes known to all before it decides anything.
 import contextlib
 import functools
 import pickle
+import re
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -18,11 +19,18 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from qstar_jax.errors import LostHostError
+
 T = TypeVar("T")
 
 # Bytes that cross at once: one compiled program for few, one for many. Those of
 # all hosts are on a device of each then.
 _CHUNKS = 1 << 12, 1 << 20
+
+# How JAX's runtime says that another process does not answer any more.
+_LOST = re.compile(
+  "UNAVAILABLE|DEADLINE_EXCEEDED|heartbeat|Gloo|Connection (closed|reset)"
+)
 
 _own_time = threading.local()
 
@@ -126,6 +134,24 @@ def _in_own_time() -> Iterator[None]:
     yield
   finally:
     _own_time.depth -= 1
+
+
+def raise_if_lost(error: BaseException) -> None:
+  """Raises `LostHostError` if it is why something else could not be done.
+
+  Args:
+    error: of JAX, Orbax or any other who waited for other processes, and may
+      have wrapped what it got in an error of its own.
+  """
+  cause = error
+  while cause is not None and count() > 1:
+    if _LOST.search(str(cause)):
+      raise LostHostError(
+        f"process {index()} has lost another process of the program; see the "
+        "logs of the others, and start all of them again: what is saved is "
+        "whole"
+      ) from error
+    cause = cause.__cause__ or cause.__context__
 
 
 class AnyHost:

@@ -8,6 +8,7 @@ usage: python command_server.py, with a JSON object per line on standard input:
     `at`, from 1, on files below `folder` it sends itself `signal`. 0 seconds is
     at once, before the operation.
   num_devices: null, or how many devices there are instead of one.
+  environ: variables to set besides.
   max_file_bytes: null, or how large a file may grow: a full disk.
   is_awaited: if not, the answer is the process's id at once.
 
@@ -67,6 +68,7 @@ def run(job):
   if job["max_file_bytes"] is not None:
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (job["max_file_bytes"], hard))
+  os.environ |= job["environ"]
   if job["num_devices"] is not None:
     import jax
 

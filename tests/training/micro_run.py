@@ -5,6 +5,7 @@ import itertools
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ import yaml
 
 from qstar_jax import config as config_lib
 from qstar_jax import configuration
+from qstar_jax.distributed.start import ADDRESS, NUM_PROCESSES, PROCESS_ID
 
 # Wide enough for problems of Game of 24 too.
 CONFIG = config_lib.ExperimentConfig(
@@ -128,13 +130,30 @@ class Qstar:
     """Waits for the end of a command that was started."""
     return self._finished(self._ask({"pid": started.pid}), started.output)
 
-  def _job(self, argv, fault=None, num_devices=None, max_file_bytes=None):
+  @staticmethod
+  def environ_of_hosts(num_hosts) -> list[dict[str, str]]:
+    """Variables of the processes of one program."""
+    with socket.create_server(("localhost", 0)) as server:
+      port = server.getsockname()[1]
+    return [
+      {
+        ADDRESS: f"localhost:{port}",
+        NUM_PROCESSES: str(num_hosts),
+        PROCESS_ID: str(i),
+      }
+      for i in range(num_hosts)
+    ]
+
+  def _job(
+    self, argv, fault=None, num_devices=None, max_file_bytes=None, environ=None
+  ):
     return {
       "argv": list(map(str, argv)),
       "output": next(self._outputs),
       "fault": fault,
       "num_devices": num_devices,
       "max_file_bytes": max_file_bytes,
+      "environ": environ or {},
     }
 
   def _ask(self, job) -> int:
