@@ -17,7 +17,8 @@ def make_parser(command: str, description: str) -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog=f"qstar {command}",
     description=description,
-    epilog="Any field of the config can be set: --learner.learning-rate 1e-3.",
+    epilog="Any field of the config can be set: --learner.learning-rate 1e-3. "
+    + stopping.EXIT_CODES,
     add_help=False,
     allow_abbrev=False,
   )
@@ -84,8 +85,11 @@ def run_loop(args: argparse.Namespace, config: ExperimentConfig) -> int:
     if not args.json:
       closing.show(config, run_dir, Console())
 
-  configuration.claim_run_dir(run_dir, config)
+  # Before anything is written to the directory of another run.
+  configuration.check_run_dir(run_dir, config)
+  files.make_folder(run_dir)
   with files.lock(run_dir):
+    configuration.claim_run_dir(run_dir, config)
     return stopping.until_stopped(
       work,
       f"what is saved in {run_dir} is whole. The same command goes on from "

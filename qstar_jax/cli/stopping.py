@@ -6,6 +6,12 @@ from collections.abc import Callable
 
 from qstar_jax.training import preemption
 
+# For the help of commands that can be stopped.
+EXIT_CODES = (
+  f"Exit codes: 0 done, 2 bad configuration or input, {os.EX_TEMPFAIL} stopped "
+  "by SIGTERM or Ctrl-C: run it again to go on."
+)
+
 
 def until_stopped(
   work: Callable[[preemption.PreemptionFlag], int | None], kept: str
@@ -23,5 +29,6 @@ def until_stopped(
     try:
       return work(flag) or 0
     except preemption.Preempted as signal:
-      print(f"{signal}: stopped; {kept}", file=sys.stderr)
-      return os.EX_TEMPFAIL  # 75: preempted and saved
+      code = os.EX_TEMPFAIL  # 75: preempted and saved
+      print(f"{signal}: stopped, exit code {code}; {kept}", file=sys.stderr)
+      return code
