@@ -44,6 +44,10 @@ _OPENINGS = 10
 _LOGGER = logging.getLogger("absl")
 
 
+class CheckpointError(UserError):
+  """A checkpoint cannot be read: it is damaged, or is being removed."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Loaded:
   """A checkpoint for playing: parameters and what gives them meaning.
@@ -177,7 +181,8 @@ class Checkpointer:
       The state and the meta that were saved.
 
     Raises:
-      UserError: the checkpoint is of another schema or does not fit.
+      UserError: the checkpoint is of another schema.
+      CheckpointError: it cannot be read, or does not fit.
     """
     self.wait()
     step = self._manager.latest_step() if step is None else step
@@ -276,13 +281,15 @@ def _as_pure(tree: Any) -> dict[str, Any]:
 
 def _read_meta(manager, step: int, directory: epath.Path) -> dict[str, Any]:
   try:
-    meta = manager.restore(
-      step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
-    )["meta"]
+    meta = _attempt(manager, step, directory, meta=ocp.args.JsonRestore())[
+      "meta"
+    ]
     version = meta["schema_version"]
+  except files.UnreachableError:
+    raise
   except Exception as error:
     hosts.raise_if_lost(error)
-    raise UserError(
+    raise CheckpointError(
       f"{directory} is no readable checkpoint ({_reason(error)}); restore it "
       "from a copy, or remove it so that the one before it is used"
     ) from error
@@ -311,15 +318,23 @@ def _restore(
     for name, item in items.items()
   }
   try:
-    restored = manager.restore(step, args=ocp.args.Composite(**args))
+    restored = _attempt(manager, step, directory, **args)
+  except files.UnreachableError:
+    raise
   except Exception as error:
     hosts.raise_if_lost(error)
-    raise UserError(
+    raise CheckpointError(
       f"{directory} does not hold the arrays of its config's network "
       f"({_reason(error)}); it is damaged or was edited: restore it from a "
       "copy, or remove it so that the one before it is used"
     ) from error
   return {name: restored[name] for name in items}
+
+
+def _attempt(manager, step: int, directory: epath.Path, **args) -> Any:
+  return files.attempt(
+    directory, lambda: manager.restore(step, args=ocp.args.Composite(**args))
+  )
 
 
 def vocabulary_to_json(vocabulary: Vocabulary) -> dict[str, str]:
@@ -350,10 +365,10 @@ def latest_meta(run_dir: epath.PathLike) -> dict[str, Any] | None:
   """The meta of a run's newest checkpoint; None if it has no checkpoint.
 
   Raises:
-    UserError: it cannot be read.
+    UserError: it cannot be read, or is of another schema.
   """
   root = epath.Path(run_dir).resolve() / "checkpoints"
-  if not root.exists():
+  if not files.exists(root):
     return None
   with _open_for_reading(root) as manager:
     step = manager.latest_step()
@@ -365,14 +380,14 @@ def latest_meta(run_dir: epath.PathLike) -> dict[str, Any] | None:
 def finished_steps(run_dir: epath.PathLike) -> list[int]:
   """Steps of a run's whole checkpoints, ascending; none if there is no run."""
   root = epath.Path(run_dir).resolve() / "checkpoints"
-  if not root.exists():
+  if not files.exists(root):
     return []
   with _open_for_reading(root) as manager:
     return sorted(manager.all_steps())
 
 
 def _open_for_reading(root: epath.Path) -> ocp.CheckpointManager:
-  if not root.exists():
+  if not files.exists(root):
     raise UserError(
       f"{root.parent} is no run directory: it has no checkpoints/; give a "
       "directory made by `qstar train`, or RUN/checkpoints/STEP"
@@ -381,14 +396,19 @@ def _open_for_reading(root: epath.Path) -> ocp.CheckpointManager:
   options = ocp.CheckpointManagerOptions(create=False)
   for _ in range(_OPENINGS):
     try:
-      return ocp.CheckpointManager(root, options=options)
+      return files.attempt(
+        root, lambda: ocp.CheckpointManager(root, options=options)
+      )
     except FileNotFoundError as error:
       # A run that goes on has removed a checkpoint that was just listed.
-      vanished = error
+      failure = error
+    except OSError as error:
+      failure = error
+      break
   raise UserError(
-    f"{root} cannot be listed ({_reason(vanished)}); check that it is there, "
-    "and run again"
-  )
+    f"{root} cannot be listed ({_reason(failure)}); check that it is there and "
+    "readable, and run again"
+  ) from failure
 
 
 def load(path: epath.PathLike, mesh: Mesh | None = None) -> Loaded:
@@ -405,8 +425,8 @@ def load(path: epath.PathLike, mesh: Mesh | None = None) -> Loaded:
     The checkpoint.
 
   Raises:
-    UserError: there is none, it cannot be read, or the mesh does not divide its
-      network.
+    CheckpointError: there is none, or it cannot be read.
+    UserError: it is of another schema, or the mesh does not divide its network.
   """
   path = epath.Path(path).resolve()
   is_one = path.name.isdigit() and path.parent.name == "checkpoints"
@@ -416,7 +436,7 @@ def load(path: epath.PathLike, mesh: Mesh | None = None) -> Loaded:
     step = int(path.name) if is_one else manager.latest_step()
     if step not in steps:
       known = ", ".join(map(str, sorted(steps))) or "none yet"
-      raise UserError(
+      raise CheckpointError(
         f"{path} is no finished checkpoint; use one of those that there are: "
         f"{known}"
       )

@@ -84,7 +84,7 @@ def load_run(
     UserError: no run is there; otherwise as `load`.
   """
   path = run_directory(run)
-  if not (path / CONFIG_FILE).exists():
+  if not files.exists(path / CONFIG_FILE):
     raise UserError(
       f"{run}: is no run directory, it has no {CONFIG_FILE}; give a directory "
       "made by `qstar train`, or RUN/checkpoints/STEP"
@@ -164,11 +164,7 @@ class _Loader(yaml.SafeLoader):
 
 def _read_yaml(path: epath.Path) -> Any:
   try:
-    return yaml.load(path.read_text(encoding="utf-8"), _Loader)
-  except OSError as error:
-    raise UserError(
-      f"{path}: cannot be read ({error.strerror}); check its permissions"
-    ) from error
+    return yaml.load(files.read_bytes(path).decode(), _Loader)
   except UnicodeDecodeError as error:
     raise UserError(f"{path}: is no UTF-8 text; save it as UTF-8") from error
   except yaml.YAMLError as error:
@@ -394,10 +390,11 @@ def check_run_dir(run_dir: epath.PathLike, config: ExperimentConfig) -> None:
     UserError: the directory holds a run of another config.
   """
   path = epath.Path(run_dir) / CONFIG_FILE
-  if path.exists():
+  if files.exists(path):
+    content = files.read_bytes(path)
     try:
-      stored = from_json(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
+      stored = from_json(json.loads(content))
+    except ValueError as error:
       raise UserError(
         f"{path}: cannot be read ({error}); restore the file or use another "
         "run directory"

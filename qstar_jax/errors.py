@@ -3,21 +3,33 @@
 And the numbers that their messages offer instead of the wrong one.
 """
 
+import os
+
 
 class UserError(ValueError):
   """A mistake in a config, a command line or an input file.
 
   The message is one or more lines, each naming the value, the rule it breaks
-  and the fix. Commands print it without a traceback and exit with code 2.
+  and the fix. Commands print it without a traceback.
+
+  Attributes:
+    exit_code: of the command.
   """
+
+  exit_code = 2
 
 
 class LostHostError(Exception):
   """Other processes of the program did not come, or are gone.
 
   Nobody made a mistake: the same command may succeed when it is run again, on
-  all hosts. Commands print the message and exit with code 75.
+  all hosts. Commands print the message.
+
+  Attributes:
+    exit_code: of the command.
   """
+
+  exit_code = os.EX_TEMPFAIL  # 75
 
 
 def nearest_divisors(whole: int, near: int) -> str:

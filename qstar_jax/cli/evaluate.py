@@ -10,6 +10,7 @@ from etils import epath
 from qstar_jax import configuration
 from qstar_jax.cli import runtime, stopping
 from qstar_jax.errors import UserError
+from qstar_jax.store import files
 from qstar_jax.training.preemption import PreemptionFlag
 from qstar_jax.training.waiting import Waiter
 
@@ -23,7 +24,8 @@ def _parser() -> argparse.ArgumentParser:
     prog="qstar evaluate",
     description="Evaluates a checkpoint on a file of problems, or on those its "
     "run held out.",
-    epilog="Fields of the run's config can be set: --search.num-simulations 8.",
+    epilog="Fields of the run's config can be set: --search.num-simulations 8. "
+    + stopping.EXIT_CODES,
     allow_abbrev=False,
   )
   parser.add_argument("run", help="run directory, or RUN/checkpoints/STEP")
@@ -133,7 +135,7 @@ def _wait_for_config(run: str, flag: PreemptionFlag) -> None:
       "run's directory"
     )
   path /= configuration.CONFIG_FILE
-  Waiter(run, flag).until(lambda: path.exists() or None, f"a run in {run}")
+  Waiter(run, flag).until(lambda: files.exists(path) or None, f"a run in {run}")
 
 
 def _show(rows: list, is_json: bool, step: int | None = None) -> None:

@@ -1,8 +1,8 @@
 """`qstar COMMAND ...`: finds the command's module and runs it.
 
 Exit codes: 0 done, 1 done with a negative answer, 2 bad configuration or input,
-75 preempted and saved, or hosts are missing: to be run again, 130 interrupted,
-141 reader of the output gone.
+75 preempted and saved, or hosts or bucket cannot be reached: run it again, 130
+interrupted, 141 reader of the output gone.
 """
 
 import difflib
@@ -57,12 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # While a closed pipe can still be told from other failures.
     sys.stdout.flush()
     return code
-  except UserError as error:
+  except (UserError, LostHostError) as error:
     print(f"qstar {command}: {error}", file=sys.stderr)
-    return 2
-  except LostHostError as error:
-    print(f"qstar {command}: {error}", file=sys.stderr)
-    return os.EX_TEMPFAIL  # 75: the same command may succeed
+    return error.exit_code
   except KeyboardInterrupt:
     print(f"qstar {command}: interrupted", file=sys.stderr)
     return 130

@@ -18,7 +18,8 @@ def make_parser(command: str, description: str) -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog=f"qstar {command}",
     description=description,
-    epilog="Any field of the config can be set: --learner.learning-rate 1e-3.",
+    epilog="Any field of the config can be set: --learner.learning-rate 1e-3. "
+    + stopping.EXIT_CODES,
     add_help=False,
     allow_abbrev=False,
   )
@@ -99,8 +100,11 @@ def run_loop(args: argparse.Namespace, config: ExperimentConfig) -> int:
   with contextlib.ExitStack() as stack:
 
     def claim():
-      configuration.claim_run_dir(run_dir, config)
+      # Before anything is written to the directory of another run.
+      configuration.check_run_dir(run_dir, config)
+      files.make_folder(run_dir)
       stack.enter_context(files.lock(run_dir))
+      configuration.claim_run_dir(run_dir, config)
 
     hosts.on_first(claim)
     return stopping.until_stopped(

@@ -6,6 +6,12 @@ from collections.abc import Callable
 
 from qstar_jax.training import preemption
 
+# For the help of commands that can be stopped.
+EXIT_CODES = (
+  f"Exit codes: 0 done, 2 bad configuration or input, {os.EX_TEMPFAIL} stopped "
+  "by SIGTERM or Ctrl-C: run it again to go on."
+)
+
 
 def until_stopped(
   work: Callable[[preemption.PreemptionFlag], int | None], kept: str
@@ -28,9 +34,10 @@ def until_stopped(
     try:
       return work(flag) or 0
     except preemption.Preempted as signal:
+      code = os.EX_TEMPFAIL  # 75: preempted and saved
       if hosts.is_first():
-        print(f"{signal}: stopped; {kept}", file=sys.stderr)
-      return os.EX_TEMPFAIL  # 75: preempted and saved
+        print(f"{signal}: stopped, exit code {code}; {kept}", file=sys.stderr)
+      return code
     except jax.errors.JaxRuntimeError as error:
       hosts.raise_if_lost(error)
       raise

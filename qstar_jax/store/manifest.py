@@ -115,50 +115,60 @@ def read(folder: epath.Path, codec: Codec) -> Manifest | None:
   """
   path = folder / FILE
   try:
-    if not path.exists():
-      strangers = _strangers(folder)
-      # The manifest is a writer's first file: if others were there, so is it.
-      if not path.exists():
-        if strangers:
-          raise UserError(
-            f"{folder} holds {strangers[0]} but no {FILE}, so it is no store "
-            f"of {codec.records}: restore {FILE} from a copy, or use an empty "
-            "directory."
-          )
-        return None
-    return _parse(path, codec, path.read_bytes())
-  except FileNotFoundError:
-    return None  # The folder was taken away meanwhile.
-  except OSError as error:
-    raise UserError(
-      f"{path} cannot be read ({error.strerror or error}): make it readable."
-    ) from error
+    return _parse(path, codec, files.read_bytes(path))
+  except files.MissingError:
+    strangers = _strangers(folder)
+  if not strangers:
+    return None
+  # The manifest is a writer's first file: if others were there, so is it.
+  if files.exists(path):
+    return read(folder, codec)
+  raise UserError(
+    f"{folder} holds {strangers[0]} but no {FILE}, so it is no store of "
+    f"{codec.records}: restore {FILE} from a copy, or use an empty directory."
+  )
 
 
 def read_all(directory: epath.Path, codec: Codec) -> dict[epath.Path, Manifest]:
-  """The manifests of every stream's folder, by folder, in order of name.
+  """See `Manifests.read`, for those who look once."""
+  return Manifests(directory, codec).read()
 
-  Raises:
-    UserError: as `read`, or the directory is missing or holds other things and
-      no stream's folder.
-  """
-  prefix = f"{codec.stream}_"
-  try:
-    children = sorted(directory.iterdir())
-  except OSError as error:
-    raise UserError(
-      f"{directory} cannot be read ({error.strerror or error}): name the "
-      f"directory of a store of {codec.records}."
-    ) from error
-  folders = [c for c in children if c.name.startswith(prefix)]
-  if children and not folders:
-    raise UserError(
-      f"{directory} holds {children[0].name} but no {prefix}* folder, so it is "
-      f"no store of {codec.records}: name the directory of one."
-    )
-  manifests = {folder: read(folder, codec) for folder in folders}
-  # A folder without a manifest is one that its writer is about to fill.
-  return {folder: m for folder, m in manifests.items() if m is not None}
+
+class Manifests:
+  """The manifests of every stream's folder, for those who look often."""
+
+  def __init__(self, directory: epath.Path, codec: Codec):
+    """Reads nothing yet."""
+    self._directory = directory
+    self._codec = codec
+    self._known: dict[epath.Path, files.Changing[Manifest | None]] = {}
+
+  def read(self) -> dict[epath.Path, Manifest]:
+    """What they are now, by folder, in order of name.
+
+    Only those are read that were replaced since the last call; the others are
+    the objects that it returned.
+
+    Raises:
+      UserError: as `read`, or the directory is missing or holds other things
+        and no stream's folder.
+    """
+    prefix = f"{self._codec.stream}_"
+    children = files.children(self._directory)
+    folders = [c for c in children if c.name.startswith(prefix)]
+    if children and not folders:
+      raise UserError(
+        f"{self._directory} holds {children[0].name} but no {prefix}* folder, "
+        f"so it is no store of {self._codec.records}: name the directory of "
+        "one."
+      )
+    self._known = {f: self._known.get(f) or self._of(f) for f in folders}
+    found = {folder: known.get() for folder, known in self._known.items()}
+    # A folder without a manifest is one that its writer is about to fill.
+    return {folder: m for folder, m in found.items() if m is not None}
+
+  def _of(self, folder: epath.Path) -> files.Changing[Manifest | None]:
+    return files.Changing(folder / FILE, lambda: read(folder, self._codec))
 
 
 def at_cursor(
@@ -183,8 +193,11 @@ def at_cursor(
 
 
 def _strangers(folder: epath.Path) -> list[str]:
-  names = (path.name for path in folder.iterdir()) if folder.exists() else ()
-  return sorted(name for name in names if not files.is_own_litter(name))
+  try:
+    names = [path.name for path in files.children(folder)]
+  except files.MissingError:
+    return []  # It is new, or was taken away meanwhile.
+  return [name for name in names if not files.is_own_litter(name)]
 
 
 def _parse(path: epath.Path, codec: Codec, text: bytes) -> Manifest:

@@ -85,6 +85,7 @@ class StoreReader(Generic[Record]):
     """
     self._directory = epath.Path(directory)
     self._codec = codec
+    self._manifests = manifest_lib.Manifests(self._directory, codec)
     self.skip_damaged = skip_damaged
     self._at = cursors
     self._listed: dict[str, manifest_lib.Manifest] = {}
@@ -99,6 +100,8 @@ class StoreReader(Generic[Record]):
   def refresh(self) -> int:
     """Lists the records that came since; returns how many.
 
+    Only manifests that were replaced since are read.
+
     Raises:
       UserError: as the constructor, or the store was truncated meanwhile.
     """
@@ -106,6 +109,8 @@ class StoreReader(Generic[Record]):
     found = []
     for folder, manifest in manifests.items():
       listed = self._listed.get(folder.name)
+      if listed is manifest:
+        continue  # Nothing has come.
       num_listed = len(listed.shards) if listed else 0
       if listed and manifest.shards[:num_listed] != listed.shards:
         raise UserError(
@@ -126,7 +131,7 @@ class StoreReader(Generic[Record]):
     return self._num_records - old_num_records
 
   def _read_manifests(self) -> dict[epath.Path, manifest_lib.Manifest]:
-    manifests = manifest_lib.read_all(self._directory, self._codec)
+    manifests = self._manifests.read()
     if self._at is None:
       return manifests
     folders = {name: self._directory / name for name in self._at}
@@ -260,7 +265,9 @@ class StoreReader(Generic[Record]):
 
   def _open(self, path: epath.Path, shard: manifest_lib.Shard):
     """An ArrayRecord reader of the shard; the newest few stay open."""
-    opened = self._open_shards.pop(path, None) or _open_shard(path, shard)
+    opened = self._open_shards.pop(path, None) or files.attempt(
+      path, lambda: _open_shard(path, shard)
+    )
     self._open_shards[path] = opened
     if len(self._open_shards) > _MAX_OPEN_SHARDS:
       self._open_shards.pop(next(iter(self._open_shards))).close()

@@ -199,10 +199,9 @@ class StoreWriter(Generic[Record]):
     """Removes shards that the manifest does not list, and cut writes."""
     listed = {shard.file for shard in self._manifest.shards}
     ours = (files.ASIDE, self._codec.shard_prefix)
-    with files.explain_failed_write(self.folder):
-      for path in self.folder.iterdir():
-        if path.name.startswith(ours) and path.name not in listed:
-          path.unlink()
+    for path in files.children(self.folder):
+      if path.name.startswith(ours) and path.name not in listed:
+        files.remove(path)
 
 
 def _write_shard(path: epath.Path, examples: list[bytes]) -> tuple[int, str]:

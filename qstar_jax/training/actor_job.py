@@ -56,6 +56,7 @@ class ActorJob:
     self._reporter = reporter
     self._waiter = Waiter(run_dir, flag)
     self._watch = RunWatch(run_dir, self._waiter)
+    self._manifests = manifest_lib.Manifests(run_dir / "replay", TREES)
     self._mesh = make_mesh(config.mesh)
     loaded = self._waiter.until(
       self._newest, f"params of the learner in {run_dir / 'checkpoints'}"
@@ -162,7 +163,7 @@ class ActorJob:
     def look() -> Status | None:
       status = self._watch.status()
       ahead = trees_ahead(
-        self._run_dir / "replay", status.next_sequence, self._oldest(status)
+        self._manifests.read(), status.next_sequence, self._oldest(status)
       )
       return status if status.is_done or ahead < room else None
 
@@ -174,16 +175,17 @@ class ActorJob:
 
 
 def trees_ahead(
-  replay_dir: epath.Path, counted: Mapping[int, int], oldest: int
+  manifests: Mapping[epath.Path, manifest_lib.Manifest],
+  counted: Mapping[int, int],
+  oldest: int,
 ) -> int:
   """Trees in the store that the learner has not counted yet, and may learn.
 
   Args:
-    replay_dir: the store.
+    manifests: of the store.
     counted: for each actor, the first tree that was not counted.
     oldest: version of the params of trees that are not too old.
   """
-  manifests = manifest_lib.read_all(replay_dir, TREES)
   return sum(
     max(0, shard.last_sequence + 1 - max(shard.first_sequence, first))
     for manifest in manifests.values()

@@ -7,7 +7,7 @@ publishes. See docs/design/files_mode.md.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,8 @@ class StoredTrees:
     self._waiter = Waiter(trainer.replay_dir, trainer.flag)
     self._reader = ReplayReader(trainer.replay_dir, skip_damaged=True)
     self._num_damaged = 0
+    # What had come before this learner did; None once that is counted.
+    self._found: dict[int, int] | None = self._reader.next_sequence
 
   def __enter__(self) -> "StoredTrees":
     return self
@@ -51,6 +53,7 @@ class StoredTrees:
     config, window = self._trainer.config, self._trainer.window
     wanted = (progress.iteration + 1) * config.self_play.problems_per_iteration
     num_read, seconds_wait = 0, 0.0
+    counted_before = window.next_sequence
     while True:
       seconds_wait += self._wait(wanted)
       num_read += window.update(self._reader)
@@ -60,6 +63,7 @@ class StoredTrees:
         break
       # All are too old, or damaged.
       wanted = sum(window.next_sequence.values()) + 1
+    self._warn_of_loss(counted_before, num_read, step)
     counted = dict(sorted(window.next_sequence.items()))
     num_new = sum(counted.values()) - progress.num_trees
     # What is damaged was played too, and what was taken away was counted.
@@ -106,6 +110,36 @@ class StoredTrees:
       message = f"{num_new} trees cannot be read and are left out: {where}"
       self._trainer.reporter.log(
         {"kind": "warning", "step": step, "message": f"{message} ({what})"}
+      )
+
+  def _warn_of_loss(
+    self, counted: Mapping[int, int], num_read: int, step: int
+  ) -> None:
+    """Once, of trees that were stored while no learner ran, and are lost.
+
+    Args:
+      counted: for each actor, the first tree that no learner had counted.
+      num_read: trees that the window has taken since.
+      step: of the learner.
+    """
+    found, self._found = self._found or {}, None
+    num_found = sum(max(0, n - counted.get(i, 0)) for i, n in found.items())
+    num_kept = sum(
+      counted.get(tree.actor_id, 0) <= tree.sequence < found[tree.actor_id]
+      for tree in self._trainer.window.newest(num_read)
+      if tree.actor_id in found
+    )
+    # Of those that cannot be read there is a warning already.
+    num_lost = num_found - num_kept - self._num_damaged
+    if num_lost > 0:
+      message = (
+        f"{num_lost} of {num_found} trees that waited for this learner when it "
+        "started are not learned from: they are more than the window holds, or "
+        "older than replay.max_staleness; raise replay.window_trees or that, "
+        "or lower self_play.max_lead"
+      )
+      self._trainer.reporter.log(
+        {"kind": "warning", "step": step, "message": message}
       )
 
   def _num_tokens(self) -> int:

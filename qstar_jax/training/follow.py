@@ -59,7 +59,7 @@ def follow(
       status = watch.status()
       for step in watch.steps():
         mark = out / f"step_{step:08d}.json"
-        if mark.exists():
+        if files.exists(mark):
           continue
         path = run_dir / "checkpoints" / str(step)
         opened = watch.read(step, lambda path=path: open_step(path))
@@ -83,17 +83,18 @@ def _check_options(out: epath.Path, options: Mapping[str, Any]) -> None:
   """Notes the options, or refuses others than those noted before."""
   path = out / _OPTIONS_FILE
   text = json.dumps(dict(options), indent=1) + "\n"
-  if not path.exists():
+  if not files.exists(path):
     files.publish_text(path, text)
     return
+  content = files.read_bytes(path)
   try:
-    before = json.loads(path.read_text())
+    before = json.loads(content)
     changes = [
       f"{name} is {value!r}, was {before.get(name)!r}"
       for name, value in json.loads(text).items()
       if before.get(name) != value
     ]
-  except (OSError, ValueError, AttributeError) as error:
+  except (ValueError, AttributeError) as error:
     raise UserError(
       f"{path} cannot be read ({error}): remove it with the results beside it, "
       "or name another directory with --out"

@@ -116,20 +116,23 @@ def append_whole(path: epath.Path, piece: bytes) -> None:
   Raises:
     UserError: the file could not be written; it is as it was.
   """
-  with files.explain_failed_write(path.parent, len(piece)):
-    if not files.is_local(path):
-      content = path.read_bytes() if path.exists() else b""
-      path.write_bytes(content + piece)
-      return
+  if not files.is_local(path):
+    content = files.read_bytes(path) if files.exists(path) else b""
+    with files.explain_failed_write(path.parent, len(content) + len(piece)):
+      files.attempt(path, lambda: path.write_bytes(content + piece))
+    return
+  with (
+    files.explain_failed_write(path.parent, len(piece)),
     # One unbuffered write: a kill leaves the whole piece or, rarely, a part.
-    with open(path, "ab", buffering=0) as file:
-      size = file.tell()
-      try:
-        if file.write(piece) < len(piece):
-          raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-      except OSError:
-        file.truncate(size)
-        raise
+    open(path, "ab", buffering=0) as file,
+  ):
+    size = file.tell()
+    try:
+      if file.write(piece) < len(piece):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError:
+      file.truncate(size)
+      raise
 
 
 def read_metrics(run_dir: epath.PathLike) -> list[Record]:
@@ -141,9 +144,9 @@ def read_metrics(run_dir: epath.PathLike) -> list[Record]:
     UserError: a line is no record; names the file and the line.
   """
   path = epath.Path(run_dir) / FILE_NAME
-  if not path.exists():
+  if not files.exists(path):
     return []
-  *lines, _ = path.read_bytes().split(b"\n")
+  *lines, _ = files.read_bytes(path).split(b"\n")
   return [_parse(line, path, number) for number, line in enumerate(lines, 1)]
 
 
@@ -184,7 +187,8 @@ class MetricsLog:
     """
     self._path = epath.Path(run_dir) / FILE_NAME
     self.records = read_metrics(run_dir)
-    if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
+    is_there = files.exists(self._path)
+    if is_there and not files.read_bytes(self._path).endswith(b"\n"):
       self._rewrite()
     earlier = self.records[-1]["minutes"] if self.records else 0.0
     self._start = time.monotonic() - 60 * earlier

@@ -7,7 +7,7 @@ on from its newest checkpoint.
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from flax import nnx
@@ -81,9 +81,13 @@ class Split:
 
   def publish(self, params: Callable[[], nnx.State], step: int) -> None:
     """See `TreeSource`: once every so many iterations."""
-    play, progress = self._trainer.config.self_play, self._trainer.progress
+    config, progress = self._trainer.config, self._trainer.progress
     is_first = self._queue is None
-    if not is_first and progress.iteration % play.publish_every_iterations:
+    if not is_first and progress.is_done(config):
+      self._queue.stop()
+      return
+    period = config.self_play.publish_every_iterations
+    if not is_first and progress.iteration % period:
       return
     placed = self._trainer.actor_setup.place(params())
     if is_first:
@@ -96,9 +100,18 @@ class Split:
     config, progress = trainer.config, trainer.progress
     first_index, first_sequence = progress.iteration, progress.num_trees
     num_plays = config.self_play.problems_per_iteration
+    num_tokens = progress.num_tokens
     notes = _Notes()
 
+    def needed() -> Iterator[int]:
+      """Rounds up to the bounds of the config, except that of time."""
+      for index in range(first_index, config.num_iterations):
+        if 0 < config.max_tokens <= num_tokens:
+          return
+        yield index
+
     def play(params, version, index) -> _Delivery:
+      nonlocal num_tokens
       played = self_play.play(
         params,
         params_version=version,
@@ -107,10 +120,11 @@ class Split:
         first_sequence=first_sequence + (index - first_index) * num_plays,
         num_plays=num_plays,
       )
+      num_tokens += played.tokens
       return _Delivery(played, notes.take())
 
     queue = RoundQueue(
-      play, max_lead=config.self_play.max_lead, first_index=first_index
+      play, max_lead=config.self_play.max_lead, indices=needed()
     )
     window = ReplayWindow(config.replay, seed=config.seed)
     window.update(ReplayReader(trainer.replay_dir))

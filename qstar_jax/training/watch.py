@@ -10,7 +10,8 @@ from jax.sharding import Mesh
 
 from qstar_jax import checkpoint as checkpoint_lib
 from qstar_jax import configuration
-from qstar_jax.errors import UserError
+from qstar_jax.checkpoint import CheckpointError
+from qstar_jax.store import files
 from qstar_jax.training.progress import Progress
 from qstar_jax.training.waiting import Waiter
 
@@ -51,10 +52,31 @@ class RunWatch:
     self._run_dir = epath.Path(run_dir)
     self._waiter = waiter
     self._status: Status | None = None
+    self._names: set[str] | None = None
+    self._steps: list[int] = []
 
   def steps(self) -> list[int]:
-    """Steps of the checkpoints that there are, ascending."""
-    return checkpoint_lib.finished_steps(self._run_dir)
+    """Steps of the checkpoints that there are, ascending.
+
+    They are looked into only when others are listed than before.
+    """
+    names = self._listed()
+    if names != self._names:
+      # Those that were listed before are about to be removed.
+      with _orbax_quiet():
+        self._steps = checkpoint_lib.finished_steps(self._run_dir)
+      # In a bucket what is listed may be finished later.
+      finished = set(map(str, self._steps))
+      self._names = names if names <= finished else None
+    return self._steps
+
+  def _listed(self) -> set[str]:
+    """Names of the checkpoints, of those too that are not finished."""
+    try:
+      children = files.children(self._run_dir / "checkpoints")
+    except files.MissingError:
+      return set()
+    return {path.name for path in children if path.name.isdigit()}
 
   def status(self) -> Status | None:
     """Of the newest checkpoint; None as long as there is none.
@@ -88,17 +110,18 @@ class RunWatch:
 
     Args:
       step: of the checkpoint.
-      look: raises UserError if it cannot be read.
+      look: raises CheckpointError if it cannot be read.
 
     Raises:
       Preempted: the run is asked to stop.
-      UserError: of `look`; the checkpoint is damaged.
+      CheckpointError: of `look`; the checkpoint is damaged.
+      UserError: of `look`, at once.
     """
     for _ in range(_LOOKS):
       try:
         with _orbax_quiet():
           return look()
-      except UserError as error:
+      except CheckpointError as error:
         failure = error
       self._waiter.pause()
       if step not in self.steps():

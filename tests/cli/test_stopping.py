@@ -19,7 +19,9 @@ def test_exit_codes(capsys):
     flag.check()
 
   assert until_stopped(work, "nothing is kept.") == 75
-  assert capsys.readouterr().err == "SIGTERM: stopped; nothing is kept.\n"
+  assert capsys.readouterr().err == (
+    "SIGTERM: stopped, exit code 75; nothing is kept.\n"
+  )
   with pytest.raises(ZeroDivisionError):
     until_stopped(lambda flag: 1 / 0, "")
   # The flag of one command is not that of the next.
@@ -42,7 +44,7 @@ def test_measuring_can_be_stopped(qstar, micro_run, command, options):
   }
   finished = qstar(command, micro_run.directory, *options, fault=fault)
   assert finished.code == 75, finished.err
-  assert finished.err.startswith("SIGTERM: stopped; nothing is kept")
+  assert finished.err.startswith("SIGTERM: stopped, exit code 75; nothing")
   assert finished.out == ""
 
 

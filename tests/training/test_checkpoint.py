@@ -28,6 +28,7 @@ from qstar_jax.learner.train_step import (
   make_optimizer,
 )
 from qstar_jax.model.transformer import init_model
+from qstar_jax.store import files
 
 pytest_plugins = ["tests.training.micro_run"]
 
@@ -353,3 +354,47 @@ def test_a_checkpoint_that_goes_while_they_are_listed(micro_run, monkeypatch):
   failures = iter([FileNotFoundError("16")] * 100)
   with pytest.raises(UserError, match=r"cannot be listed \(16\)"):
     checkpoint_lib.finished_steps(micro_run.directory)
+
+
+class _OpError(Exception):
+  """What a bucket's library raises; 14 is unavailable, 7 no permission."""
+
+  def __init__(self, error_code):
+    super().__init__("from the bucket")
+    self.error_code = error_code
+
+
+def _fail_at_first(monkeypatch, owner, name, error, times):
+  monkeypatch.setattr(checkpoint_lib.files, "_WAITS", (0, 0, 0))
+  operate, failures = getattr(owner, name), [error] * times
+
+  def fail_at_first(*args, **kwargs):
+    if failures:
+      raise failures.pop()
+    return operate(*args, **kwargs)
+
+  monkeypatch.setattr(owner, name, fail_at_first)
+
+
+@pytest.mark.parametrize(
+  ("name", "doing"),
+  [("CheckpointManager", "listed"), ("CheckpointManager.restore", "readable")],
+)
+def test_a_bucket_that_fails(micro_run, monkeypatch, capsys, name, doing):
+  """It is not told as damage, which would have somebody remove checkpoints."""
+  owner = checkpoint_lib.ocp
+  if name.endswith("restore"):
+    owner, name = owner.CheckpointManager, "restore"
+
+  def look(error_code, times):
+    with monkeypatch.context() as patch:
+      _fail_at_first(patch, owner, name, _OpError(error_code), times)
+      return checkpoint_lib.latest_meta(micro_run.directory)
+
+  assert look(14, 2) == checkpoint_lib.latest_meta(micro_run.directory)
+  assert capsys.readouterr().err.count("tried again") == 2
+  with pytest.raises(files.UnreachableError, match="from the bucket"):
+    look(14, 99)
+  with pytest.raises(UserError, match=f"{doing}.*from the bucket") as caught:
+    look(7, 1)
+  assert "\n" not in str(caught.value)

@@ -147,7 +147,7 @@ def test_a_run_of_jobs(qstar, jobs, run_dir, micro_config):
   _wait_for_words(jobs.started["learner"], "waiting for trees of the actors")
   finished = jobs.strike("learner", signal.SIGTERM)
   assert finished.code == 75, finished.err
-  assert "SIGTERM: stopped; what is saved in" in finished.err
+  assert "SIGTERM: stopped, exit code 75; what is saved in" in finished.err
   jobs.start("learner", "actor 0")
   fault = {
     "folder": str(run_dir / "replay" / "actor_00003"),

@@ -11,6 +11,8 @@ from etils import epath
 from qstar_jax.config import ExperimentConfig, ReplayConfig, SelfPlayConfig
 from qstar_jax.errors import UserError
 from qstar_jax.replay import ReplayReader, ReplayWindow, ReplayWriter
+from qstar_jax.replay.codec import TREES
+from qstar_jax.store import manifest as manifest_lib
 from qstar_jax.training import waiting
 from qstar_jax.training.actor_job import trees_ahead
 from qstar_jax.training.files_mode import StoredTrees
@@ -54,6 +56,11 @@ def store(trainer):
     return writer.folder, trees
 
   return store_trees
+
+
+def _ahead(trainer, counted, oldest):
+  manifests = manifest_lib.read_all(trainer.replay_dir, TREES)
+  return trees_ahead(manifests, counted, oldest)
 
 
 def _bring(trainer, progress):
@@ -112,7 +119,7 @@ def test_trees_that_are_too_old_take_no_room(trainer, store):
   store(0, 7)
   store(0, 2, params_version=3)
   store(0, 5, params_version=6)
-  ahead = [trees_ahead(trainer.replay_dir, {0: 1}, v) for v in (0, 1, 4, 7)]
+  ahead = [_ahead(trainer, {0: 1}, v) for v in (0, 1, 4, 7)]
   assert ahead == [13, 7, 5, 0]
 
 
@@ -140,6 +147,54 @@ def test_nothing_is_counted_again_after_a_kill(trainer, store):
   assert saved_progress == progress
   keys = [(r.actor_id, r.sequence) for r in trainer.window.newest(100)]
   assert len(set(keys)) == len(keys) == 17
+
+
+def _warnings(trainer):
+  return [record["message"] for record in trainer.reporter.records]
+
+
+def test_what_waited_for_the_learner_and_is_lost_is_told(trainer, store):
+  """Twenty trees came while it was down, and the window holds eight."""
+  replay = dataclasses.replace(_CONFIG.replay, window_trees=8)
+  trainer.window = ReplayWindow(replay, seed=0)
+  store(0, 8)
+  progress = Progress()
+  _bring(trainer, progress)
+  assert _warnings(trainer) == []
+  store(0, 8)
+  store(1, 12)
+  _bring(trainer, progress)
+  (message,) = _warnings(trainer)
+  assert message.startswith("12 of 20 trees that waited for this learner")
+  assert "replay.window_trees" in message
+
+
+def test_what_waited_and_is_too_old_is_told(trainer, store):
+  replay = dataclasses.replace(_CONFIG.replay, max_staleness=12)
+  learner = dataclasses.replace(_CONFIG.learner, steps_per_iteration=10)
+  trainer.config = dataclasses.replace(_CONFIG, replay=replay, learner=learner)
+  trainer.window = ReplayWindow(replay, seed=0)
+  # At step 14, the last one that learns, those below 2 are too old.
+  store(0, 5)
+  store(1, 3, params_version=2)
+  _bring(trainer, Progress())
+  (message,) = _warnings(trainer)
+  assert message.startswith("5 of 8 trees that waited for this learner")
+
+
+def test_what_comes_while_it_runs_is_no_such_loss(trainer, store):
+  replay = dataclasses.replace(_CONFIG.replay, window_trees=8)
+  trainer.window = ReplayWindow(replay, seed=0)
+  progress = Progress()
+  store(0, 7)
+  with StoredTrees(trainer) as source:
+    for num_trees in (20, 20):
+      store(0, num_trees)
+      source.bring(progress, 5)
+      progress.iteration += 1
+  # The seven that waited were pushed out by those that came then.
+  (message,) = _warnings(trainer)
+  assert message.startswith("7 of 7 trees")
 
 
 def test_what_is_damaged_is_counted_and_left_out(trainer, store):
@@ -176,9 +231,9 @@ def test_an_actor_that_is_taken_away(trainer, store):
 def test_how_far_the_actors_are_ahead(trainer, store):
   folder, _ = store(0, 5)
   store(1, 7)
-  ahead = trees_ahead(trainer.replay_dir, {}, 0)
+  ahead = _ahead(trainer, {}, 0)
   assert ahead == 12
-  assert trees_ahead(trainer.replay_dir, {0: 5, 1: 3}, 0) == 4
+  assert _ahead(trainer, {0: 5, 1: 3}, 0) == 4
   # What was counted of an actor that is gone makes no room.
   shutil.rmtree(folder)
-  assert trees_ahead(trainer.replay_dir, {0: 5, 1: 3}, 0) == 4
+  assert _ahead(trainer, {0: 5, 1: 3}, 0) == 4

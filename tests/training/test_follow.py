@@ -1,11 +1,15 @@
 """Looking at a run from outside: checkpoints that come, and that vanish."""
 
 import json
+import logging
 
 import pytest
 from etils import epath
 
+from qstar_jax import checkpoint as checkpoint_lib
+from qstar_jax.checkpoint import CheckpointError
 from qstar_jax.errors import UserError
+from qstar_jax.store import files
 from qstar_jax.training import follow as follow_lib
 from qstar_jax.training import waiting
 from qstar_jax.training.preemption import Preempted, PreemptionFlag
@@ -112,14 +116,66 @@ def test_a_checkpoint_that_goes_while_it_is_read(tmp_path, monkeypatch):
 
   def look():
     looks.append(None)
-    raise UserError("half of it is there")
+    raise CheckpointError("half of it is there")
 
   assert watch.read(6, look) is None
   assert len(looks) == 2
   # One that stays is damaged.
   monkeypatch.setattr(watch, "steps", lambda: [6])
-  with pytest.raises(UserError, match="half of it"):
+  looks.clear()
+  with pytest.raises(CheckpointError, match="half of it"):
     watch.read(6, look)
+  assert len(looks) == 10
+
+
+def test_a_mistake_of_the_user_ends_it_at_once(tmp_path, monkeypatch):
+  watch = RunWatch(tmp_path, Waiter(tmp_path, PreemptionFlag()))
+  monkeypatch.setattr(watch, "steps", lambda: [6])
+  looks = []
+
+  def look():
+    looks.append(None)
+    raise UserError("no such domain")
+
+  with pytest.raises(UserError, match="no such domain"):
+    watch.read(6, look)
+  assert len(looks) == 1
+
+
+def test_checkpoints_are_looked_into_when_others_are_listed(
+  tmp_path, monkeypatch
+):
+  watch = RunWatch(tmp_path, Waiter(tmp_path, PreemptionFlag()))
+  finished, reads = [], []
+
+  def finished_steps(run_dir):
+    reads.append(None)
+    assert not logging.getLogger("absl").isEnabledFor(logging.WARNING)
+    return sorted(finished)
+
+  monkeypatch.setattr(checkpoint_lib, "finished_steps", finished_steps)
+
+  def look():
+    """The steps that are found, and whether anything was read for that."""
+    reads.clear()
+    return watch.steps(), len(reads)
+
+  assert look()[0] == []
+  assert [look() for _ in range(3)] == [([], 0)] * 3
+  root = epath.Path(tmp_path) / "checkpoints"
+  for step in (0, 6, 12):
+    files.make_folder(root / f"{step}.orbax-checkpoint-tmp")
+    assert look()[1] == 0
+    files.make_folder(root / str(step))
+    # In a bucket it is listed before it is finished.
+    assert look() == (sorted(finished), 1)
+    finished.append(step)
+    assert look() == (sorted(finished), 1)
+    assert [look() for _ in range(3)] == [(sorted(finished), 0)] * 3
+  (root / "0").rmdir()
+  finished.remove(0)
+  assert look() == ([6, 12], 1)
+  assert look() == ([6, 12], 0)
 
 
 def test_no_run_is_there_yet(tmp_path):

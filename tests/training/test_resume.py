@@ -250,7 +250,11 @@ def test_another_config_is_refused(qstar, micro_yaml, micro_run):
 def test_a_second_process_is_refused(qstar, micro_yaml, micro_run):
   before = _contents(micro_run.directory)
   with files.lock(epath.Path(micro_run.directory)):
-    finished = qstar("train", micro_yaml, "--run-dir", micro_run.directory)
+    # The mesh may be another one, and the config that is stored stays.
+    finished = qstar(
+      *("train", micro_yaml, "--run-dir", micro_run.directory),
+      *("--mesh.data", 1),
+    )
   assert finished.code == 2
   assert "another process" in finished.err
   assert finished.err.count("\n") == 1

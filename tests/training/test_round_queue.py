@@ -1,5 +1,6 @@
 """Rounds that are played ahead: by how much, how fast, and how it ends."""
 
+import itertools
 import random
 import threading
 import time
@@ -41,7 +42,8 @@ def test_trees_are_never_older_than_the_bound(max_lead, publish_every):
   bound = split_staleness(ExperimentConfig(self_play=play))
   rng = random.Random(0)
   ages = []
-  with RoundQueue(_play, max_lead=max_lead, first_index=7) as queue:
+  indices = itertools.count(7)
+  with RoundQueue(_play, max_lead=max_lead, indices=indices) as queue:
     for iteration in range(7, 7 + 1000 * publish_every):
       step = iteration * _STEPS
       if iteration == 7 or iteration % publish_every == 0:
@@ -64,7 +66,7 @@ def test_play_and_learning_overlap():
     time.sleep(seconds)
 
   start = time.monotonic()
-  with RoundQueue(play, max_lead=1) as queue:
+  with RoundQueue(play, max_lead=1, indices=itertools.count()) as queue:
     queue.publish(None, 0)
     for _ in range(rounds):
       queue.take(_never)
@@ -83,7 +85,8 @@ def test_no_more_is_played_than_may_be_ahead(max_lead):
     if len(begun) == max_lead:
       all_begun.set()
 
-  with RoundQueue(play, max_lead=max_lead) as queue:
+  indices = itertools.count()
+  with RoundQueue(play, max_lead=max_lead, indices=indices) as queue:
     time.sleep(0.02)
     assert begun == []  # Nothing is published.
     queue.publish(None, 0)
@@ -103,7 +106,7 @@ def test_what_ends_the_player_ends_the_taker():
       raise ZeroDivisionError
     return index
 
-  with RoundQueue(play, max_lead=2) as queue:
+  with RoundQueue(play, max_lead=2, indices=itertools.count()) as queue:
     queue.publish(None, 0)
     assert queue.take(_never) == 0
     with pytest.raises(ZeroDivisionError):
@@ -120,7 +123,7 @@ def test_stopped_while_it_waits_and_plays():
       time.sleep(0.001)
 
   flag = PreemptionFlag()
-  with RoundQueue(play, max_lead=1) as queue:
+  with RoundQueue(play, max_lead=1, indices=itertools.count()) as queue:
     queue.publish(None, 0)
     assert is_playing.wait(10)
     flag.set()
@@ -130,6 +133,43 @@ def test_stopped_while_it_waits_and_plays():
 
 
 def test_it_ends_before_anything_is_published():
-  with RoundQueue(_play, max_lead=1) as queue:
+  with RoundQueue(_play, max_lead=1, indices=itertools.count()) as queue:
     pass
   assert not queue._thread.is_alive()
+
+
+@pytest.mark.parametrize("max_lead", [1, 3, 9])
+def test_no_round_is_begun_that_nobody_takes(max_lead):
+  begun = []
+
+  def play(params, version, index):
+    begun.append(index)
+    return index
+
+  indices = range(4, 8)
+  with RoundQueue(play, max_lead=max_lead, indices=indices) as queue:
+    queue.publish(None, 0)
+    assert [queue.take(_never) for _ in indices] == [*indices]
+    # The thread has ended by itself.
+    queue._thread.join(10)
+    assert not queue._thread.is_alive()
+    assert begun == [*indices]
+    with pytest.raises(IndexError):
+      queue.take(_never)
+
+
+def test_it_can_be_told_to_end_before_its_context_does():
+  is_playing = threading.Event()
+
+  def play(*_):
+    is_playing.set()
+    while True:
+      queue.flag.check()
+      time.sleep(0.001)
+
+  with RoundQueue(play, max_lead=1, indices=itertools.count()) as queue:
+    queue.publish(None, 0)
+    assert is_playing.wait(10)
+    queue.stop()
+    queue._thread.join(10)
+    assert not queue._thread.is_alive()

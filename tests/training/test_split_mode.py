@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import signal
+import time
 import types
 
 import numpy as np
@@ -88,6 +89,7 @@ class _SelfPlay:
     assert params == "placed"
     self.curriculum = types.SimpleNamespace(load_state_dict=self.rounds)
     self._notes = notes
+    self.flag = flag
     self.loaded = None
 
   def rounds(self, state):
@@ -158,6 +160,73 @@ def test_params_are_published_as_often_as_they_are_to(trainer, monkeypatch):
       source.publish(lambda iteration=iteration: iteration, iteration)
       trainer.progress.iteration += 1
   assert placed == [4, 6, 9]
+
+
+def _bring_all(source, trainer):
+  """As the loop does; the rounds that were begun by the end, of how many."""
+  config, progress = trainer.config, trainer.progress
+  progress.warm_steps = config.warm_start.steps
+  source.publish(lambda: "params", 10)
+  while not progress.is_done(config):
+    source.bring(progress, 10)
+    progress.iteration += 1
+    bound = config.max_tokens
+    progress.is_over = progress.is_over or 0 < bound <= progress.num_tokens
+    source.publish(lambda: "params", 10)
+  thread = source._queue._thread
+  thread.join(10)
+  assert not thread.is_alive()
+
+
+@pytest.mark.parametrize(
+  ("bounds", "num_rounds"),
+  [
+    ({"num_iterations": 2}, 2),
+    # A round takes five tokens.
+    ({"num_iterations": 9, "max_tokens": 5}, 1),
+    ({"num_iterations": 9, "max_tokens": 6}, 2),
+  ],
+)
+def test_nothing_is_played_that_nobody_learns_from(
+  trainer, monkeypatch, bounds, num_rounds
+):
+  begun = []
+  play = _SelfPlay.play
+
+  def play_and_note(self, params, *, index, **options):
+    begun.append(index)
+    return play(self, params, index=index, **options)
+
+  monkeypatch.setattr(_SelfPlay, "play", play_and_note)
+  self_play = dataclasses.replace(trainer.config.self_play, max_lead=9)
+  trainer.config = dataclasses.replace(
+    trainer.config, self_play=self_play, **bounds
+  )
+  with Split(trainer) as source:
+    source.start_anew()
+    _bring_all(source, trainer)
+    assert begun == [*range(num_rounds)]
+
+
+def test_the_thread_ends_with_the_run_s_time(trainer, monkeypatch):
+  """That bound is not known before: what is being played then is given up."""
+
+  def play_for_ever(self, *_, index, **options):
+    while index:
+      self.flag.check()
+      time.sleep(0.001)
+    return Round([], 5, {}, {})
+
+  monkeypatch.setattr(_SelfPlay, "play", play_for_ever)
+  with Split(trainer) as source:
+    source.start_anew()
+    trainer.progress.warm_steps = trainer.config.warm_start.steps
+    source.publish(lambda: "params", 10)
+    source.bring(trainer.progress, 10)
+    trainer.progress.is_over = True
+    source.publish(lambda: "params", 16)
+    source._queue._thread.join(10)
+    assert not source._queue._thread.is_alive()
 
 
 def test_the_meshes_share_no_device():
