@@ -3,16 +3,27 @@
 import collections
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from qstar_jax.config import ReplayConfig
-from qstar_jax.distributed import hosts
 from qstar_jax.errors import UserError
 from qstar_jax.records import TreeRecord
 from qstar_jax.replay import sampling
 from qstar_jax.replay.reader import ReplayReader
+
+
+class Unseen(NamedTuple):
+  """What has come to a store since a window saw it last.
+
+  Attributes:
+    records: the newest trees of it.
+    next_sequence: for each actor, the first sequence that has not come yet.
+  """
+
+  records: list[TreeRecord]
+  next_sequence: dict[int, int]
 
 
 @dataclasses.dataclass
@@ -77,27 +88,33 @@ class ReplayWindow:
   def update(self, reader: ReplayReader) -> int:
     """Adds what the store holds and the window has not seen.
 
-    Only as many trees are read as the window holds.
-
     Returns:
       The number of trees added.
 
     Raises:
+      UserError: as `unseen`.
+    """
+    return self.take(self.unseen(reader))
+
+  def unseen(self, reader: ReplayReader) -> Unseen:
+    """What the store holds and the window has not seen.
+
+    Only as many trees are read as the window holds.
+
+    Raises:
       UserError: as `ReplayReader.refresh` and `ReplayReader.read`.
     """
+    reader.refresh()
+    unseen = reader.since(self._next_sequence)
+    num_trees = sum((self._next_sequence | reader.next_sequence).values())
+    newest = unseen[-sampling.window_size(num_trees, self._config) :]
+    return Unseen(list(reader.read(newest)), dict(reader.next_sequence))
 
-    def read() -> tuple[list[TreeRecord], dict[int, int]]:
-      reader.refresh()
-      unseen = reader.since(self._next_sequence)
-      num_trees = sum((self._next_sequence | reader.next_sequence).values())
-      newest = unseen[-sampling.window_size(num_trees, self._config) :]
-      return list(reader.read(newest)), dict(reader.next_sequence)
-
-    # The store grows: all hosts are to see the same of it.
-    records, next_sequence = hosts.on_first(read)
-    num_added = sum(map(self._take, records))
+  def take(self, unseen: Unseen) -> int:
+    """Adds what `unseen` found; the number of trees added."""
+    num_added = sum(map(self._take, unseen.records))
     # Trees that were passed over are seen too, or they would come as new ones.
-    for actor_id, sequence in next_sequence.items():
+    for actor_id, sequence in unseen.next_sequence.items():
       seen = self._next_sequence.get(actor_id, 0)
       self._next_sequence[actor_id] = max(seen, sequence)
     self._drop_oldest()

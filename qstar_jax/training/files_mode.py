@@ -56,7 +56,9 @@ class StoredTrees:
     counted_before = window.next_sequence
     while True:
       seconds_wait += self._wait(wanted)
-      num_read += window.update(self._reader)
+      # The store grows: all hosts are to see the same of it.
+      unseen = hosts.on_first(lambda: window.unseen(self._reader))
+      num_read += window.take(unseen)
       self._warn_of_damage(step)
       window.expire(step + config.learner.steps_per_iteration - 1)
       if window.metrics(step)["size"]:
