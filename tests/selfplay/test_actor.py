@@ -25,7 +25,7 @@ def play(
   *,
   seed=0,
   first_sequence=40,
-  check_stop=lambda: None,
+  on_turn=lambda done: None,
   stored=(),
   reanalyse_share=0.0,
   curriculum=None,
@@ -57,7 +57,7 @@ def play(
     first_sequence=first_sequence,
     num_plays=NUM_PROBLEMS,
     actor_id=2,
-    check_stop=check_stop,
+    on_turn=on_turn,
   )
 
 
@@ -218,17 +218,23 @@ def test_rates_are_of_new_problems(iteration):
   }
 
 
-def test_stops_between_batches(tiny):
+def test_stops_between_turns(tiny):
   class Stop(Exception):
     pass
 
   calls = []
 
-  def check_stop():
-    calls.append(None)
+  def on_turn(done):
+    calls.append(done)
     if len(calls) == 2:
       raise Stop
 
   with pytest.raises(Stop):
-    list(play(tiny, check_stop=check_stop))
+    list(play(tiny, on_turn=on_turn))
   assert len(calls) == 2
+
+
+def test_tells_how_many_plays_are_done(tiny):
+  calls = []
+  recorded = list(play(tiny, on_turn=calls.append))
+  assert calls == sorted(calls) and calls[-1] == len(recorded)

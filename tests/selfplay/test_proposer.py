@@ -47,9 +47,10 @@ class Player:
   def __init__(self):
     self.played = []
 
-  def play(self, params, jobs):
+  def play(self, params, jobs, on_turn):
     skill = float(params)
-    for job in jobs:
+    for done, job in enumerate(jobs):
+      on_turn(done)
       self.played.append((skill, *job[:2]))
       yield skill, job.problem, job.seed
 
