@@ -195,8 +195,17 @@ def launch(
   """Writes the files and runs the commands, each listed before it runs.
 
   Raises:
-    UserError: a command failed, and those before it have done their work.
+    UserError: a job is on more hosts than its program can use; or a command
+      failed, and those before it have done their work.
   """
+  for job in launched.jobs:
+    if job.is_on_one_host and job.slice.num_hosts > 1:
+      raise UserError(
+        f"{job.name} is on {job.slice}, {job.slice.size}: actors, evaluators "
+        "and the mode split run on one host; give them slices of one, such as "
+        "v5e:2x4, and have more actors, or look at what it would do with "
+        "--dry-run"
+      )
   for path, text in rendering.files.items():
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+import types
 
 import jax
 import numpy as np
@@ -129,3 +130,22 @@ def test_slices_are_not_joined_along_other_axes():
     "mesh.data is 3: must be divisible by the 2 slices, which are joined along "
     "it; use 2 or 4"
   )
+
+
+class _Device:
+  def __init__(self, process_index):
+    self.process_index = process_index
+
+
+def test_devices_that_share_the_network_are_on_one_host():
+  grid = np.array([_Device(i // 2) for i in range(4)]).reshape(1, 1, 4)
+  mesh = types.SimpleNamespace(
+    devices=grid, shape={"data": 1, "fsdp": 1, "model": 4}
+  )
+  with pytest.raises(UserError, match=r"^mesh.model is 4: .* on one host"):
+    mesh_lib.own_part(mesh)
+
+
+def test_all_of_a_mesh_is_here():
+  mesh = mesh_lib.make_mesh(MeshConfig(data=2, fsdp=2, model=2))
+  assert mesh_lib.own_part(mesh) is mesh

@@ -31,11 +31,13 @@ class Job:
     name: unique among the launched; letters, digits and `-`.
     command: the same on every host.
     slice: that it has for itself.
+    is_on_one_host: the program does not run on several yet.
   """
 
   name: str
   command: tuple[str, ...]
   slice: Slice
+  is_on_one_host: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +144,8 @@ def make_jobs(
   _check_fit(config, layout.slice, command)
   learner = ("qstar", command, *described, *overrides)
   if config.run_mode != "files":
-    return (Job(name, learner, layout.slice),)
+    is_split = config.run_mode == "split"
+    return (Job(name, learner, layout.slice, is_on_one_host=is_split),)
   jobs = [Job(f"{name}-learner", learner, layout.slice)]
   flags = _player_flags(config, layout.actor_slice, "actor")
   for actor_id in map(str, range(layout.num_actors)):
@@ -152,12 +155,20 @@ def make_jobs(
         f"{name}-actor-{actor_id}",
         (*actor, *overrides, *flags),
         layout.actor_slice,
+        is_on_one_host=True,
       )
     )
   # It reads the config that the learner stored.
   flags = _player_flags(config, layout.evaluator_slice, "evaluator")
   evaluator = ("qstar", "evaluate", run_dir, "--follow", *flags)
-  jobs.append(Job(f"{name}-evaluator", evaluator, layout.evaluator_slice))
+  jobs.append(
+    Job(
+      f"{name}-evaluator",
+      evaluator,
+      layout.evaluator_slice,
+      is_on_one_host=True,
+    )
+  )
   return tuple(jobs)
 
 

@@ -18,6 +18,8 @@ FLAGS = [
 ]
 FILES = ["--mode=files", "--target=gke"]
 QUEUED = ["--target=queued-resources", "--zone=us-west4-a"]
+# Slices of one host, for those that play.
+SMALL = ("--actor-topology=v5e:2x4", "--evaluator-topology=v5e:2x4")
 # What each target cannot do without.
 NEEDED = {"queued-resources": QUEUED[1:], "xpk": ["--cluster=cluster"]}
 
@@ -284,7 +286,7 @@ def test_what_lives_is_left_alone(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   # The first job is dead, the second is not: neither is touched.
   cloud = _Cloud({"run-learner": "FAILED", "run-actor-0": "ACTIVE"})
-  assert launch_tpu.main([*QUEUED_RUN, "--mode=files"], cloud) == 2
+  assert launch_tpu.main([*QUEUED_RUN, "--mode=files", *SMALL], cloud) == 2
   assert {*cloud.verbs()} == {"describe"}
   assert "run-actor-0 is ACTIVE in us-west4-a" in capsys.readouterr().err
 
@@ -294,9 +296,18 @@ def test_it_ends_with_the_first_command_that_fails(
 ):
   monkeypatch.chdir(tmp_path)
   cloud = _Cloud(fails=["--filename=build/launch/run/run-actor-0.yaml"])
-  assert launch_tpu.main([*FLAGS, *FILES, "--name=run"], cloud) == 2
+  assert launch_tpu.main([*FLAGS, *FILES, *SMALL, "--name=run"], cloud) == 2
   assert len(cloud.commands) == 2
   assert "ended with exit code 1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [[], SMALL[:1], SMALL[1:]])
+def test_players_are_launched_on_one_host(flags, tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  cloud = _Cloud()
+  assert launch_tpu.main([*FLAGS, *FILES, *flags, "--name=run"], cloud) == 2
+  assert not cloud.commands and not list(tmp_path.iterdir())
+  assert "16 chips on 4 hosts: actors, evaluators" in capsys.readouterr().err
 
 
 def test_a_tool_that_is_not_installed(tmp_path, monkeypatch, capsys):
