@@ -392,8 +392,17 @@ def _open_for_reading(root: epath.Path) -> ocp.CheckpointManager:
       f"{root.parent} is no run directory: it has no checkpoints/; give a "
       "directory made by `qstar train`, or RUN/checkpoints/STEP"
     )
-  # One that is called read-only warns of its own defaults.
-  options = ocp.CheckpointManagerOptions(create=False)
+  # One that is called read-only warns of its own defaults. Every process reads
+  # in its own time.
+  me = hosts.index()
+  options = ocp.CheckpointManagerOptions(
+    create=False,
+    multiprocessing_options=ocp.options.MultiprocessingOptions(
+      primary_host=me,
+      active_processes={me},
+      barrier_sync_key_prefix=f"process_{me}",
+    ),
+  )
   for _ in range(_OPENINGS):
     try:
       return files.attempt(

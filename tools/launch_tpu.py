@@ -201,10 +201,9 @@ def launch(
   for job in launched.jobs:
     if job.is_on_one_host and job.slice.num_hosts > 1:
       raise UserError(
-        f"{job.name} is on {job.slice}, {job.slice.size}: actors, evaluators "
-        "and the mode split run on one host; give them slices of one, such as "
-        "v5e:2x4, and have more actors, or look at what it would do with "
-        "--dry-run"
+        f"{job.name} is on {job.slice}, {job.slice.size}: evaluators and the "
+        "mode split run on one host; give them a slice of one, such as v5e:2x4,"
+        " or look at what it would do with --dry-run"
       )
   for path, text in rendering.files.items():
     path.parent.mkdir(parents=True, exist_ok=True)

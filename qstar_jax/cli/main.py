@@ -29,7 +29,7 @@ COMMANDS = {
 }
 
 # Those that can be one program on several hosts.
-_ON_SEVERAL_HOSTS = ("train", "learner")
+_ON_SEVERAL_HOSTS = ("train", "actor", "learner")
 
 _USAGE = f"""\
 usage: qstar COMMAND ...

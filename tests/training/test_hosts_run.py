@@ -183,3 +183,36 @@ def test_commands_of_one_host_refuse_several(qstar, micro_run):
   )
   assert finished.code == 2
   assert "runs on one host, and the environment speaks of 2" in finished.err
+
+
+@pytest.mark.slow
+def test_an_actor_on_two_hosts_plays_for_a_learner_on_two(
+  qstar, micro_yaml, tmp_path
+):
+  run_dir = tmp_path / "run"
+
+  def start(command, *flags):
+    return [
+      qstar.start(
+        command,
+        micro_yaml,
+        "--run-dir",
+        run_dir,
+        *("--run-mode", "files", "--evaluation.num-problems", 0, *flags),
+        num_devices=2,
+        environ=environ,
+      )
+      for environ in qstar.environ_of_hosts(2)
+    ]
+
+  learner = start("learner")
+  actors = start("actor", "--actor-id", 3)
+  finished = [process.wait() for process in (*learner, *actors)]
+  assert [f.code for f in finished] == [0] * 4, finished
+  _assert_one_speaks(finished[:2])
+  assert "self_play" in finished[2].out and "self_play" not in finished[3].out
+  reader = ReplayReader(run_dir / "replay")
+  trees = list(reader.read(range(len(reader))))
+  assert [tree.sequence for tree in trees] == list(range(len(trees)))
+  assert {tree.actor_id for tree in trees} == {3}
+  assert len(trees) >= 48

@@ -155,7 +155,6 @@ def make_jobs(
         f"{name}-actor-{actor_id}",
         (*actor, *overrides, *flags),
         layout.actor_slice,
-        is_on_one_host=True,
       )
     )
   # It reads the config that the learner stored.

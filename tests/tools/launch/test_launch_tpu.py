@@ -18,8 +18,7 @@ FLAGS = [
 ]
 FILES = ["--mode=files", "--target=gke"]
 QUEUED = ["--target=queued-resources", "--zone=us-west4-a"]
-# Slices of one host, for those that play.
-SMALL = ("--actor-topology=v5e:2x4", "--evaluator-topology=v5e:2x4")
+SMALL = ("--evaluator-topology=v5e:2x4",)
 # What each target cannot do without.
 NEEDED = {"queued-resources": QUEUED[1:], "xpk": ["--cluster=cluster"]}
 
@@ -301,13 +300,12 @@ def test_it_ends_with_the_first_command_that_fails(
   assert "ended with exit code 1" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flags", [[], SMALL[:1], SMALL[1:]])
-def test_players_are_launched_on_one_host(flags, tmp_path, monkeypatch, capsys):
+def test_evaluators_are_launched_on_one_host(tmp_path, monkeypatch, capsys):
   monkeypatch.chdir(tmp_path)
   cloud = _Cloud()
-  assert launch_tpu.main([*FLAGS, *FILES, *flags, "--name=run"], cloud) == 2
+  assert launch_tpu.main([*FLAGS, *FILES, "--name=run"], cloud) == 2
   assert not cloud.commands and not list(tmp_path.iterdir())
-  assert "16 chips on 4 hosts: actors, evaluators" in capsys.readouterr().err
+  assert "run-evaluator is on v5e:4x4" in capsys.readouterr().err
 
 
 def test_a_tool_that_is_not_installed(tmp_path, monkeypatch, capsys):
