@@ -13,7 +13,7 @@ PACKAGE = pathlib.Path(qstar_jax.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # What every part may import.
-_BASE = {"config", "errors", "improvement", "records"}
+_BASE = {"config", "errors", "improvement", "records", "step_metrics"}
 _WORLD = {"domains", "text", "model", "search", "store", "replay"}
 _WORLD |= {"distributed"}
 _PLAY = _WORLD | {"selfplay"}

@@ -29,9 +29,9 @@ import scipy.optimize
 import scipy.sparse
 import scipy.special
 
+from qstar_jax import step_metrics
 from qstar_jax.data import prm800k
 from qstar_jax.data.reading import Report
-from qstar_jax.evaluation import step_metrics
 from qstar_jax.records import LabelledLine
 from qstar_jax.training.labelled_data import is_held_out
 

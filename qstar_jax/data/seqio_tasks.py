@@ -16,6 +16,7 @@ import seqio
 import tensorflow as tf
 from etils import epath
 
+from qstar_jax import step_metrics
 from qstar_jax.config import TextConfig
 from qstar_jax.data import prm800k, splits
 from qstar_jax.data.examples import (
@@ -157,7 +158,8 @@ def _register(
   name: str,
   vocabulary: vocabulary_lib.Vocabulary,
   examples: Mapping[str, ExamplesFn],
-  domain: Domain | None = None,
+  metric_fn: Callable[..., dict[str, float]],
+  target_of: Callable[[Example], Any],
 ) -> seqio.Task:
   text = seqio.Feature(Vocabulary(vocabulary), add_eos=False)
   weight = seqio.Feature(
@@ -173,9 +175,20 @@ def _register(
       **dict.fromkeys(WEIGHTS, weight),
     },
     preprocessors=[_fitting],
-    postprocess_fn=_prompt_or_text,
-    metric_fns=[solve_rate_fn(domain)] if domain else [],
+    # What a metric is given: what it asks of a target, else what was said.
+    postprocess_fn=lambda text, *, example, is_target: (
+      target_of(example) if is_target else text
+    ),
+    metric_fns=[metric_fn],
   )
+
+
+def _prompt(example: Example) -> str:
+  return example[PROMPT].decode()
+
+
+def _labels(example: Example) -> tuple[np.ndarray, np.ndarray]:
+  return example["prm_target"], example["prm_weight"]
 
 
 def add_warmup(
@@ -209,7 +222,8 @@ def add_warmup(
     f"qstar_{problems.domain.name}_warmup",
     vocabulary,
     {"train": lambda i, n: map(example, range(i, num_lines, n))},
-    problems.domain,
+    solve_rate_fn(problems.domain),
+    _prompt,
   )
 
 
@@ -249,7 +263,11 @@ def add_trajectories(
         yield from_tree(tree, vocabulary)
 
   return _register(
-    f"qstar_{domain.name}_trajectories", vocabulary, {"train": examples}, domain
+    f"qstar_{domain.name}_trajectories",
+    vocabulary,
+    {"train": examples},
+    solve_rate_fn(domain),
+    _prompt,
   )
 
 
@@ -292,6 +310,8 @@ def add_prm800k(
     "qstar_prm800k",
     vocabulary,
     {split: examples_fn(split) for split in ("train", "test")},
+    step_figures,
+    _labels,
   )
 
 
@@ -304,11 +324,6 @@ def add_mixture(name: str, rates: Mapping[str, float]) -> seqio.Mixture:
   """
   seqio.MixtureRegistry.remove(name)
   return seqio.MixtureRegistry.add(name, list(rates.items()))
-
-
-def _prompt_or_text(text: str, *, example: Example, is_target: bool) -> str:
-  """What a metric is given: of the target the prompt, else what was said."""
-  return example[PROMPT].decode() if is_target else text
 
 
 def solve_rate_fn(
@@ -339,6 +354,37 @@ def solve_rate_fn(
     }
 
   return solve_rate
+
+
+def step_figures(
+  targets: Sequence[tuple[np.ndarray, np.ndarray]],
+  scores: Sequence[np.ndarray],
+) -> dict[str, float]:
+  """A metric: what a PRM's scores of labelled steps are worth.
+
+  Args:
+    targets: of each line, the labels and weights of its target tokens: a step
+      with a label has weight at its last token, and all else has none.
+    scores: of each line, P(right) of its target tokens, in [0, 1].
+
+  Returns:
+    auroc, brier and ece over all steps with a label; see `step_metrics`.
+  """
+  labels, weights = (
+    np.concatenate(column) for column in zip(*targets, strict=True)
+  )
+  scored = np.concatenate([np.asarray(line) for line in scores])
+  if len(scored) != len(labels):
+    raise ValueError(
+      f"{len(scored)} scores of {len(labels)} target tokens: give one of each."
+    )
+  is_step = weights > 0
+  columns = scored[is_step], labels[is_step], weights[is_step]
+  return {
+    "auroc": step_metrics.auroc(*columns),
+    "brier": step_metrics.brier(*columns),
+    "ece": step_metrics.ece(*columns),
+  }
 
 
 def feature_lengths(text: TextConfig) -> dict[str, int]:

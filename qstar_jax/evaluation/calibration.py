@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qstar_jax.evaluation import step_metrics
+from qstar_jax import step_metrics
 from qstar_jax.evaluation.scored_lines import ScoredLine
 
 _STATISTICS = {

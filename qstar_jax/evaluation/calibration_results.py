@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-from qstar_jax.evaluation import step_metrics
+from qstar_jax import step_metrics
 from qstar_jax.evaluation.calibration_job import Calibration
 from qstar_jax.evaluation.scored_lines import ScoredLine
 from qstar_jax.store import files

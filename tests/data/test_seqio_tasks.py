@@ -436,3 +436,21 @@ def test_solve_rate(seqio, tasks):
   assert [domain.parse(t).prompt for t in targets] == targets
   (metric,) = task.predict_metric_fns
   assert metric(targets, predictions) == {"solve_rate": 0.25, "score": 0.25}
+
+
+def test_figures_of_steps_that_people_rated(seqio, tasks, small_data_dir):
+  """Scores of all target tokens; those with a label count, and no others."""
+  task = tasks.add_prm800k(small_data_dir, BYTES)
+  found = _numpy(task.get_dataset(split="test", shuffle=False))
+  targets = [task.postprocess_fn("", example=e, is_target=True) for e in found]
+  (metric,) = task.score_metric_fns
+  labels = [label for label, _ in targets]
+  perfect = metric(targets, labels)
+  assert perfect == {"auroc": 1.0, "brier": 0.0, "ece": 0.0}
+  wrong = metric(targets, [1 - label for label in labels])
+  assert wrong == {"auroc": 0.0, "brier": 1.0, "ece": 1.0}
+  # What has no label may be scored anyhow.
+  marked = [np.where(weight > 0, label, 0.7) for label, weight in targets]
+  assert metric(targets, marked) == perfect
+  with pytest.raises(ValueError, match="give one of each"):
+    metric(targets, labels[:-1])

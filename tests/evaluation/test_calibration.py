@@ -10,6 +10,7 @@ import pytest
 from etils import epath
 from rich.console import Console
 
+from qstar_jax import step_metrics
 from qstar_jax.checkpoint import Loaded
 from qstar_jax.config import EvaluationConfig, ExperimentConfig
 from qstar_jax.domains import make_domain
@@ -20,7 +21,6 @@ from qstar_jax.evaluation import (
   calibration,
   calibration_job,
   calibration_results,
-  step_metrics,
 )
 from qstar_jax.evaluation.opened import Opened, open_checkpoint
 from qstar_jax.evaluation.scored_lines import ScoredLine, open_states

@@ -5,7 +5,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from qstar_jax.evaluation import step_metrics
+from qstar_jax import step_metrics
 
 # Few values, so that ties are frequent.
 _SCORES = st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.5000001, 0.75, 1.0])
