@@ -276,8 +276,8 @@ def test_v_is_judged_by_the_plays_of_a_player(opened):
     )
     # A number for each problem, from the network.
     assert len({float(line.score[0]) for line in found.lines["value"]}) > 1
-  assert done[3] == ("best_of_n", 4, 4)
-  assert done[15] == ("sample", 12, 12)
+  assert ("best_of_n", 4, 4) in done
+  assert ("sample", 12, 12) in done
 
 
 @dataclasses.dataclass(frozen=True)
