@@ -6,7 +6,10 @@ class Recorder:
 
   Attributes:
     records: that were logged, and not forgotten again.
+    minutes: that the run has taken.
   """
+
+  minutes = 0.0
 
   def __init__(self):
     self.records = []

@@ -81,7 +81,7 @@ def test_two_hosts_stop_together_and_end_like_one(
   stopped = [process.wait() for process in started]
   assert [finished.code for finished in stopped] == [os.EX_TEMPFAIL] * 2
   assert "all 2 hosts are there" in stopped[0].err
-  assert "SIGTERM: stopped; what is saved in" in stopped[0].err
+  assert "SIGTERM: stopped, exit code 75; what is saved in" in stopped[0].err
   assert "stopped" not in stopped[1].err
 
   finished = [p.wait() for p in _start(qstar, 2, micro_yaml, run_dir)]
