@@ -8,6 +8,8 @@ becomes known to all before it decides anything.
 
 import contextlib
 import functools
+import hashlib
+import json
 import pickle
 import re
 import threading
@@ -114,7 +116,7 @@ def together(work: Callable[[], T]) -> list[T]:
     with _in_own_time():
       outcome = work(), None
   except Exception as error:
-    outcome = None, error
+    outcome = None, _portable(error)
   outcomes = exchange(outcome)
   for _, error in outcomes:
     if error is not None:
@@ -122,9 +124,41 @@ def together(work: Callable[[], T]) -> list[T]:
   return [value for value, _ in outcomes]
 
 
+def _portable(error: Exception) -> Exception:
+  """The error, or what it says if it cannot be pickled."""
+  try:
+    pickle.loads(pickle.dumps(error))
+  except Exception:
+    return RuntimeError(f"{type(error).__name__}: {error}")
+  return error
+
+
 def on_first(work: Callable[[], T]) -> T:
   """Does something on the first process; all get what came of it."""
   return together(lambda: work() if is_first() else None)[0]
+
+
+def check_alike(what: str, value: Any) -> None:
+  """Finds out processes that have gone different ways. All must call it.
+
+  Args:
+    what: is compared, in words.
+    value: the same on all of them; JSON-able.
+
+  Raises:
+    RuntimeError: it is not; nothing that they do from here on has a meaning.
+  """
+  if count() == 1:
+    return
+  text = json.dumps(value, sort_keys=True).encode()
+  digests = exchange(hashlib.sha256(text).hexdigest())
+  others = [i for i, digest in enumerate(digests) if digest != digests[0]]
+  if others:
+    raise RuntimeError(
+      f"{what} of process {others[0]} is not that of process 0, and they ran "
+      "the same program on the same numbers: some code looked at what differs "
+      "from host to host, see docs/design/distributed.md"
+    )
 
 
 @contextlib.contextmanager

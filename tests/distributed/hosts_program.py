@@ -18,10 +18,19 @@ def failing():
     raise ValueError(f"on {me}")
 
 
+class ShyError(Exception):
+  def __init__(self, one, two):
+    super().__init__(f"{one} and {two}")
+
+
+def shy():
+  raise ShyError(1, 2)
+
+
 def outcome(work):
   try:
     return work()
-  except ValueError as error:
+  except Exception as error:
     return str(error)
 
 
@@ -40,6 +49,9 @@ print(
       "on_first": hosts.on_first(lambda: f"of {me}"),
       "failed": outcome(lambda: hosts.together(failing)),
       "failed_on_first": outcome(lambda: hosts.on_first(failing)),
+      "shy": outcome(lambda: hosts.together(shy)),
+      "alike": outcome(lambda: hosts.check_alike("it", {"b": 1, "a": 2})),
+      "unlike": outcome(lambda: hosts.check_alike("it", me // 2)),
       "heard": heard,
       "in_own_time": in_own_time,
     }

@@ -66,6 +66,17 @@ def test_what_fails_somewhere_fails_everywhere(told):
   assert told[0]["failed_on_first"] is None
 
 
+def test_errors_that_cannot_be_pickled_say_the_same(told):
+  assert told[0]["shy"] == "ShyError: 1 and 2"
+
+
+def test_those_that_have_gone_other_ways_are_found(told):
+  assert told[0]["alike"] is None
+  assert told[0]["unlike"].startswith(
+    "it of process 2 is not that of process 0"
+  )
+
+
 def test_a_word_of_one_is_heard_by_all_one_call_later(told):
   assert told[0]["heard"] == [False, False, False, True, False]
 
