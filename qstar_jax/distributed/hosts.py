@@ -138,19 +138,20 @@ def on_first(work: Callable[[], T]) -> T:
   return together(lambda: work() if is_first() else None)[0]
 
 
-def check_alike(what: str, value: Any) -> None:
+def check_alike(what: str, make: Callable[[], Any]) -> None:
   """Finds out processes that have gone different ways. All must call it.
 
   Args:
     what: is compared, in words.
-    value: the same on all of them; JSON-able.
+    make: gives the same on all of them, JSON-able; not called where there is
+      one process alone.
 
   Raises:
     RuntimeError: it is not; nothing that they do from here on has a meaning.
   """
   if count() == 1:
     return
-  text = json.dumps(value, sort_keys=True).encode()
+  text = json.dumps(make(), sort_keys=True).encode()
   digests = exchange(hashlib.sha256(text).hexdigest())
   others = [i for i, digest in enumerate(digests) if digest != digests[0]]
   if others:

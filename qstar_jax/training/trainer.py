@@ -158,7 +158,7 @@ class Trainer:
     """Counts an iteration, and looks whether it was the last."""
     config, progress = self.config, self.progress
     progress.iteration += 1
-    hosts.check_alike("the window", self.window.state_dict())
+    hosts.check_alike("the window", self.window.state_dict)
     minutes = hosts.on_first(lambda: self.reporter.minutes)
     progress.is_over = (
       0 < config.max_minutes <= minutes

@@ -50,8 +50,10 @@ print(
       "failed": outcome(lambda: hosts.together(failing)),
       "failed_on_first": outcome(lambda: hosts.on_first(failing)),
       "shy": outcome(lambda: hosts.together(shy)),
-      "alike": outcome(lambda: hosts.check_alike("it", {"b": 1, "a": 2})),
-      "unlike": outcome(lambda: hosts.check_alike("it", me // 2)),
+      "alike": outcome(
+        lambda: hosts.check_alike("it", lambda: {"b": 1, "a": 2})
+      ),
+      "unlike": outcome(lambda: hosts.check_alike("it", lambda: me // 2)),
       "heard": heard,
       "in_own_time": in_own_time,
     }
