@@ -126,12 +126,20 @@ def _assert_followed(run_dir):
   assert len(set(steps)) == len(steps)
 
 
-def _wait_for_words(job, words):
+def _wait_for(condition, job):
   for _ in range(600):
-    if words in job.err():
+    if condition():
       return
     time.sleep(0.1)
-  pytest.fail(f"no {words!r} in {job.err()!r}")
+  pytest.fail(f"waited in vain: {job.err()!r}")
+
+
+def _wait_for_words(job, words):
+  _wait_for(lambda: words in job.err(), job)
+
+
+def _metrics_of(run_dir, actor):
+  return run_dir / "actors" / f"actor_{actor:05d}" / "metrics.jsonl"
 
 
 def test_a_run_of_jobs(qstar, jobs, run_dir, micro_config):
@@ -148,16 +156,19 @@ def test_a_run_of_jobs(qstar, jobs, run_dir, micro_config):
   finished = jobs.strike("learner", signal.SIGTERM)
   assert finished.code == 75, finished.err
   assert "SIGTERM: stopped, exit code 75; what is saved in" in finished.err
-  jobs.start("learner", "actor 0")
+  # One after the other, or the quicker one may have played the whole run.
   fault = {
     "folder": str(run_dir / "replay" / "actor_00003"),
     "at": 70,
     "delay": 0,
     "signal": signal.SIGKILL,
   }
+  jobs.start("learner")
   jobs.start("actor 3", fault=fault)
   finished = jobs.started.pop("actor 3").wait()
   assert finished.code == -signal.SIGKILL, finished.err
+  jobs.start("actor 0")
+  _wait_for(_metrics_of(run_dir, 0).exists, jobs.started["actor 0"])
   jobs.start("actor 3")
   ended = jobs.wait()
   for name, finished in ended.items():
@@ -167,7 +178,7 @@ def test_a_run_of_jobs(qstar, jobs, run_dir, micro_config):
   _assert_whole(run_dir, micro_config.num_iterations)
   _assert_followed(run_dir)
   for actor in (0, 3):
-    log = _records(run_dir / "actors" / f"actor_{actor:05d}" / "metrics.jsonl")
+    log = _records(_metrics_of(run_dir, actor))
     assert {record["kind"] for record in log} == {"self_play"}
     assert max(record["logprob_drift"] for record in log) < 1e-4
 
