@@ -161,10 +161,13 @@ class WarmStartConfig:
   Attributes:
     steps: gradient steps; 0 starts self-play from random weights.
     corrupt_share: share of lines with a step made wrong, for value and PRM.
+    later_share: of a batch's rows that are still such lines afterwards, beside
+      those of trees: rules are rehearsed while search is learned from.
   """
 
   steps: int = 300
   corrupt_share: float = 0.5
+  later_share: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

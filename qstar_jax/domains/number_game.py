@@ -25,6 +25,7 @@ with them. (An answer that ignored its line would make every line solvable.)
 """
 
 import abc
+import itertools
 
 import numpy as np
 
@@ -91,14 +92,16 @@ class NumberGame(StepDomain):
     for _ in range(MAX_DRAWS):
       numbers = self._draw_numbers(rng, difficulty)
       state = State(target=0, left=tuple(numbers), trees=tuple(numbers))
-      steps = []
+      played = []
       while not state.is_terminal:
         move = pick(rng, self._playable(state))
         state = state.after(move)
-        steps.append(write_step(move, state.left))
+        played.append((move, state.left))
       (reached,) = state.left
       if is_positive_integer(reached) and reached <= self.max_target:
-        return self._make_problem(numbers, int(reached)), tuple(steps)
+        # Most play is thrown away, and writing takes longer than playing.
+        steps = tuple(itertools.starmap(write_step, played))
+        return self._make_problem(numbers, int(reached)), steps
     raise self._no_target()
 
   def state_key(self, problem: Problem, steps: tuple[str, ...]) -> str:

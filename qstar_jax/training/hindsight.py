@@ -8,12 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from qstar_jax.config import TextConfig, WarmStartConfig
-from qstar_jax.domains.hindsight import draw_line
+from qstar_jax.domains.hindsight import HindsightLine, draw_line
 from qstar_jax.domains.splits import TrainingProblems
+from qstar_jax.errors import UserError
 from qstar_jax.learner import lines
 from qstar_jax.records import TrainBatch
 from qstar_jax.text.steps import encode_line
 from qstar_jax.text.vocabulary import Vocabulary
+
+# Lines of random play per row of a batch, among which those that fit are found.
+_MAX_DRAWS = 100
 
 
 def random_lines(
@@ -37,19 +41,24 @@ def random_lines(
   return corpus
 
 
-def _cut_long_step(
-  step_tokens: list[list[int]], bad_step: int | None, max_step_tokens: int
-) -> int | None:
-  """Cuts the first step that is too long, as a search would: it is wrong then.
-
-  Returns:
-    The index of the first bad step, if any.
-  """
-  for i, tokens in enumerate(step_tokens):
-    if len(tokens) > max_step_tokens:
-      step_tokens[i] = tokens[:max_step_tokens]
-      return i if bad_step is None else min(i, bad_step)
-  return bad_step
+def _as_play(
+  line: HindsightLine, vocabulary: Vocabulary, text: TextConfig
+) -> lines.Play | None:
+  """The line in tokens; None if no search could write it."""
+  prompt, steps = encode_line(
+    vocabulary, line.problem.prompt, line.steps, is_finished=line.is_finished
+  )
+  if len(prompt) > text.max_prompt_tokens:
+    return None
+  for i, tokens in enumerate(steps):
+    if len(tokens) > text.max_step_tokens:
+      if not line.is_corrupted:
+        return None
+      # A search would cut it here; nothing after a bad step is learned.
+      steps[i] = tokens[: text.max_step_tokens]
+      bad_step = i if line.bad_step is None else min(i, line.bad_step)
+      return lines.Play(prompt, steps[: i + 1], bad_step, line.is_aimless)
+  return lines.Play(prompt, steps, line.bad_step, line.is_aimless)
 
 
 def make_batch(
@@ -64,6 +73,10 @@ def make_batch(
 ) -> TrainBatch:
   """A batch of hindsight lines, a share of them made wrong.
 
+  A line that no search could write, for a step or a prompt that is too long, is
+  left out; one that was made wrong is cut there, as a search would, and goes
+  wrong there.
+
   Args:
     problems: to play.
     vocabulary: to encode with.
@@ -75,20 +88,19 @@ def make_batch(
 
   Returns:
     The batch, B rows.
+
+  Raises:
+    UserError: hardly any line is short enough.
   """
-  plays = []
-  for _ in range(batch_size):
+  plays: list[lines.Play] = []
+  for _ in range(_MAX_DRAWS * batch_size):
     line = draw_line(problems, rng, difficulties, config.corrupt_share)
-    prompt_tokens, step_tokens = encode_line(
-      vocabulary,
-      line.problem.prompt,
-      line.steps,
-      is_finished=line.is_finished,
-    )
-    bad_step = line.bad_step
-    if line.is_corrupted:
-      bad_step = _cut_long_step(step_tokens, bad_step, text.max_step_tokens)
-    plays.append(
-      lines.Play(prompt_tokens, step_tokens, bad_step, line.is_aimless)
-    )
-  return lines.plays_to_lines(plays, text.max_line_tokens)
+    if (play := _as_play(line, vocabulary, text)) is not None:
+      plays.append(play)
+    if len(plays) == batch_size:
+      return lines.plays_to_lines(plays, text.max_line_tokens)
+  raise UserError(
+    f"{len(plays)} of {_MAX_DRAWS * batch_size} lines of random play fit "
+    f"text.max_prompt_tokens {text.max_prompt_tokens} and "
+    f"text.max_step_tokens {text.max_step_tokens}; raise them"
+  )

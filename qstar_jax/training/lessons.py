@@ -1,7 +1,7 @@
-"""An iteration's batches: lines of stored trees, and lines that have labels."""
+"""An iteration's batches: lines of trees, with labels, and of random play."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -22,6 +22,7 @@ def make_batches(
   first_line: int,
   vocabulary: Vocabulary,
   rng: np.random.Generator,
+  random_play: Callable[[int], Iterator[TrainBatch]],
 ) -> tuple[Iterator[TrainBatch], dict[str, int]]:
   """An iteration's batches, and what to log of the labelled lines in them.
 
@@ -32,19 +33,15 @@ def make_batches(
     first_line: number of the next of them, in the order they are drawn in.
     vocabulary: of the network.
     rng: draws lines of trees; consumed.
+    random_play: batches of so many rows; called if the config wants any.
   """
-  batch_size, num_labelled = config.learner.batch_size, 0
   has_trees = config.self_play.problems_per_iteration > 0 or config.data.trees
-  if labelled is not None:
-    num_labelled = batch_size
-    if has_trees:
-      num_labelled = round(config.data.label_share * batch_size)
-      num_labelled = min(max(num_labelled, 1), batch_size - 1)
+  num_trees, num_labelled, num_random = _num_rows(
+    config, bool(has_trees), labelled is not None
+  )
   parts, drawn = [], {}
-  if num_labelled < batch_size:
-    learner = dataclasses.replace(
-      config.learner, batch_size=batch_size - num_labelled
-    )
+  if num_trees:
+    learner = dataclasses.replace(config.learner, batch_size=num_trees)
     parts.append(
       phase.sample_batches(
         window, rng, dataclasses.replace(config, learner=learner)
@@ -53,7 +50,27 @@ def make_batches(
   if num_labelled:
     rows, drawn = _draw(config, labelled, first_line, vocabulary, num_labelled)
     parts.append(rows)
+  if num_random:
+    parts.append(random_play(num_random))
   return map(lines_lib.join, zip(*parts, strict=False)), drawn
+
+
+def _num_rows(
+  config: ExperimentConfig, has_trees: bool, has_labels: bool
+) -> tuple[int, int, int]:
+  """Rows of a batch that are of trees, labelled, and of random play."""
+  batch_size = config.learner.batch_size
+  num_random = _part(config.warm_start.later_share, batch_size)
+  rest = batch_size - num_random
+  num_labelled = 0
+  if has_labels:
+    num_labelled = _part(config.data.label_share, rest) if has_trees else rest
+  return rest - num_labelled, num_labelled, num_random
+
+
+def _part(share: float, whole: int) -> int:
+  """A share of the rows: some if it is above 0, but never all."""
+  return min(max(round(share * whole), share > 0), whole - 1)
 
 
 def _draw(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -246,17 +247,8 @@ class Trainer:
     last = min(
       first + config.learner.steps_per_iteration, config.warm_start.steps
     )
-    batches = (
-      hindsight.make_batch(
-        self.setup.problems,
-        self.setup.vocabulary,
-        self.setup.rng(setup_lib.WARM_START, step),
-        config=config.warm_start,
-        text=config.text,
-        difficulties=inputs.difficulties(config),
-        batch_size=config.learner.batch_size,
-      )
-      for step in range(first, last)
+    batches = itertools.islice(
+      self._random_play(config.learner.batch_size), last - first
     )
     metrics = self._run_steps(
       batches, "warm_start", first, config.warm_start.steps
@@ -271,6 +263,20 @@ class Trainer:
         "steps_per_second": (last - first) / seconds,
       }
     )
+
+  def _random_play(self, num_rows: int) -> Iterator[TrainBatch]:
+    """Batches of hindsight lines for the steps from the next one on."""
+    config = self.config
+    for step in itertools.count(int(self.state.step)):
+      yield hindsight.make_batch(
+        self.setup.problems,
+        self.setup.vocabulary,
+        self.setup.rng(setup_lib.WARM_START, step),
+        config=config.warm_start,
+        text=config.text,
+        difficulties=inputs.difficulties(config),
+        batch_size=num_rows,
+      )
 
   def _run_steps(
     self, batches: Iterator[TrainBatch], name: str, first: int, total: int
@@ -307,6 +313,7 @@ class Trainer:
       self.progress.num_labelled_lines,
       self.setup.vocabulary,
       self.setup.rng(setup_lib.LINES, self.progress.iteration),
+      self._random_play,
     )
     self.progress.num_labelled_lines = drawn.get("labelled_lines", 0)
     metrics = self._run_steps(

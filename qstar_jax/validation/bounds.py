@@ -142,6 +142,7 @@ BOUNDS: Mapping[str, Bound] = {
   "learner.max_drift": _COUNT_OR_NONE,
   "warm_start.steps": _COUNT_OR_NONE,
   "warm_start.corrupt_share": _SHARE,
+  "warm_start.later_share": _BELOW_1,
   "evaluation.every_iterations": _COUNT,
   "evaluation.num_problems": _COUNT_OR_NONE,
   "evaluation.batch_size": _COUNT,

@@ -77,6 +77,7 @@ def _domain_errors(config: ExperimentConfig) -> list[str]:
 _NEED_PROBLEMS = (
   "self_play.problems_per_iteration",
   "warm_start.steps",
+  "warm_start.later_share",
   "domain.held_out_problems",
 )
 

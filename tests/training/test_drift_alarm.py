@@ -89,6 +89,26 @@ def test_fires_for_a_stale_one(play, trainer, monkeypatch):
   assert "learner.max_drift" in record["message"]
 
 
+def test_fires_for_an_actor_that_missed_the_last_steps(
+  micro_config, tmp_path, monkeypatch
+):
+  """It plays an older checkpoint's params; the newest are silent."""
+  learner = dataclasses.replace(micro_config.learner, learning_rate=0.02)
+  config = dataclasses.replace(micro_config, learner=learner)
+  run_dir = epath.Path(tmp_path)
+  trainer = Trainer(config, run_dir, Recorder(), PreemptionFlag())
+  older = jax.tree.map(np.asarray, trainer.published)
+  trainer.warm_start()
+  older = trainer.setup.place(older)
+  with Alternate(trainer) as source:
+    with monkeypatch.context() as patch:
+      metrics = _play_with(trainer, source, patch, older)
+    assert metrics["logprob_drift"] > config.learner.max_drift
+    assert metrics["drift_alarm"] == 1
+    metrics = _play_with(trainer, source, monkeypatch)
+    assert metrics["drift_alarm"] == 0
+
+
 def test_stops_where_it_is_to(play, trainer, monkeypatch):
   with pytest.raises(UserError, match="logprob_drift is"):
     play(monkeypatch, trainer.state.params, on_drift="stop")

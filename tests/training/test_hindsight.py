@@ -1,5 +1,6 @@
 """Hindsight lines: their labels against the verifier, and what they hide."""
 
+import dataclasses
 import functools
 import itertools
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from qstar_jax.config import TextConfig, WarmStartConfig
 from qstar_jax.domains import make_domain, splits
+from qstar_jax.errors import UserError
 from qstar_jax.records import Outcome
 from qstar_jax.text.steps import decode_line, split_steps
 from qstar_jax.text.vocabulary import ByteVocabulary
@@ -114,6 +116,30 @@ def test_a_step_that_is_too_long_is_cut_and_wrong():
         num_cut += 1
         assert labels[-1] == 0
   assert num_cut > 0
+
+
+def test_a_right_line_that_no_search_could_write_is_left_out():
+  limit, longest = 21, []
+  for text in (_WIDE, dataclasses.replace(_WIDE, max_step_tokens=limit)):
+    batches = [
+      _batch(_problems(), seed, text=text, corrupt_share=0.0)
+      for seed in range(20)
+    ]
+    rows = [row for batch in batches for row in _rows(batch)]
+    assert len(rows) == 20 * 16
+    assert {label for *_, labels, _ in rows for label in labels} == {1.0}
+    steps = [step for _, steps, *_ in rows for step in steps]
+    longest.append(max(len(_VOCABULARY.encode_step(s, True)) for s in steps))
+  assert longest[0] > limit >= longest[1]
+
+
+@pytest.mark.parametrize(
+  "limit", [{"max_step_tokens": 3}, {"max_prompt_tokens": 3}]
+)
+def test_no_line_fits(limit):
+  text = dataclasses.replace(_WIDE, **limit)
+  with pytest.raises(UserError, match="0 of 1600 lines of random play fit"):
+    _batch(_problems(), 0, text=text, corrupt_share=0.0)
 
 
 def test_shares():

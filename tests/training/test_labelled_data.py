@@ -217,6 +217,7 @@ def test_an_iteration_goes_on_where_the_last_one_ended():
       first_line=told[-1]["labelled_lines"],
       vocabulary=None,
       rng=None,
+      random_play=None,
     )
     told.append(figures)
   assert positions == [(0, 12), (5, 12), (10, 12)]

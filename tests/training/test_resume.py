@@ -98,6 +98,7 @@ _OPTIONS = {
   "--curriculum.replay-share": 0.25,
   "--curriculum.proposer-problems": 8,
   "--curriculum.proposer-every-iterations": 1,
+  "--warm-start.later-share": 0.25,
   "--checkpoint.every-iterations": 1,
 }
 _GATE = {
