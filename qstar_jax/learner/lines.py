@@ -283,7 +283,9 @@ class Play:
   is_aimless: bool = False
 
 
-def plays_to_lines(plays: Sequence[Play], max_line_tokens: int) -> TrainBatch:
+def plays_to_lines(
+  plays: Sequence[Play], max_line_tokens: int, *, has_player: bool = False
+) -> TrainBatch:
   """Rows of the warm start: line i of the batch is plays[i].
 
   A right step has policy weight 1 on all its tokens and is labelled 1; the bad
@@ -299,26 +301,31 @@ def plays_to_lines(plays: Sequence[Play], max_line_tokens: int) -> TrainBatch:
   Args:
     plays: lines of the domain's random play, some with a mistake.
     max_line_tokens: T.
+    has_player: V is that of a player who learns from trees. In mid-line it may
+      not see the solution that is there, so a value target is only at the last
+      step of a row: a fact for everybody.
 
   Raises:
     UserError: a line is longer than T.
   """
-  rows, label = [], []
+  rows, label, is_last = [], [], []
   for play in plays:
     bad_step = len(play.step_tokens) if play.bad_step is None else play.bad_step
     steps = play.step_tokens[: bad_step + 1]
     rows.append([play.prompt_tokens, *steps])
     before = NO_LABEL if play.is_aimless else 1
     label += [NO_LABEL, *[before] * bad_step, 0][: len(rows[-1])]
+    is_last += [False] * len(steps) + [True]
   label = np.array(label)
   is_labelled = (label != NO_LABEL).astype(np.float32)
   is_right = (label == 1).astype(np.float32)
+  value_weight = is_labelled * np.array(is_last) if has_player else is_labelled
   tokens, places = lay_out(rows)
   lesson = Lesson(
     **places,
     policy_weight=is_right,
     value_target=is_right,
-    value_weight=is_labelled,
+    value_weight=value_weight,
     prm_target=is_right,
     prm_weight=is_labelled,
   )

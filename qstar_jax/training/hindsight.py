@@ -70,6 +70,7 @@ def make_batch(
   text: TextConfig,
   difficulties: Sequence[int],
   batch_size: int,
+  has_player: bool = False,
 ) -> TrainBatch:
   """A batch of hindsight lines, a share of them made wrong.
 
@@ -85,6 +86,7 @@ def make_batch(
     text: limits of the batch.
     difficulties: drawn from uniformly.
     batch_size: B.
+    has_player: see `lines.plays_to_lines`.
 
   Returns:
     The batch, B rows.
@@ -98,7 +100,9 @@ def make_batch(
     if (play := _as_play(line, vocabulary, text)) is not None:
       plays.append(play)
     if len(plays) == batch_size:
-      return lines.plays_to_lines(plays, text.max_line_tokens)
+      return lines.plays_to_lines(
+        plays, text.max_line_tokens, has_player=has_player
+      )
   raise UserError(
     f"{len(plays)} of {_MAX_DRAWS * batch_size} lines of random play fit "
     f"text.max_prompt_tokens {text.max_prompt_tokens} and "

@@ -248,7 +248,8 @@ class Trainer:
       first + config.learner.steps_per_iteration, config.warm_start.steps
     )
     batches = itertools.islice(
-      self._random_play(config.learner.batch_size), last - first
+      self._random_play(config.learner.batch_size, has_player=False),
+      last - first,
     )
     metrics = self._run_steps(
       batches, "warm_start", first, config.warm_start.steps
@@ -264,7 +265,9 @@ class Trainer:
       }
     )
 
-  def _random_play(self, num_rows: int) -> Iterator[TrainBatch]:
+  def _random_play(
+    self, num_rows: int, *, has_player: bool
+  ) -> Iterator[TrainBatch]:
     """Batches of hindsight lines for the steps from the next one on."""
     config = self.config
     for step in itertools.count(int(self.state.step)):
@@ -276,6 +279,7 @@ class Trainer:
         text=config.text,
         difficulties=inputs.difficulties(config),
         batch_size=num_rows,
+        has_player=has_player,
       )
 
   def _run_steps(
@@ -313,7 +317,7 @@ class Trainer:
       self.progress.num_labelled_lines,
       self.setup.vocabulary,
       self.setup.rng(setup_lib.LINES, self.progress.iteration),
-      self._random_play,
+      functools.partial(self._random_play, has_player=True),
     )
     self.progress.num_labelled_lines = drawn.get("labelled_lines", 0)
     metrics = self._run_steps(

@@ -54,6 +54,19 @@ def test_aimless_steps_have_no_targets():
     )
 
 
+def test_beside_a_player_only_the_last_step_says_what_v_is():
+  first, later = (
+    plays_to_lines([RIGHT, WRONG], 8, has_player=has_player)
+    for has_player in (False, True)
+  )
+  np.testing.assert_array_equal(
+    later.value_weight, [[0, 0, 0, 0, 0, 0, 1, 0], [0, 0, 0, 1, 0, 0, 0, 0]]
+  )
+  for name, values in vars(first).items():
+    if name != "value_weight":
+      np.testing.assert_array_equal(getattr(later, name), values, err_msg=name)
+
+
 def test_no_plays_are_no_rows():
   assert plays_to_lines([], 8).tokens.shape == (0, 8)
 
