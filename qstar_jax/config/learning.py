@@ -98,6 +98,8 @@ class LearnerConfig:
       and is evaluated; 0 keeps none and plays the newest.
     losses: names of `learner.objective.LOSSES` with their weights; 0 only
       measures a loss.
+    tree_q: Q of stored trees, as the `search` left it, or `replanned` from all
+      that the finished tree knows; see `learner.tree_policy.replanned`.
     value_target: `mix` of outcome and search value, or `step_q`, the best that
       the stored candidates lead to.
     value_lambda: of the mix, 1 takes the outcome of the committed line, 0 the
@@ -137,6 +139,7 @@ class LearnerConfig:
   losses: dict[LossName, float] = dataclasses.field(
     default_factory=lambda: {"policy": 1.0, "value": 1.0, "prm": 1.0}
   )
+  tree_q: Literal["search", "replanned"] = "search"
   value_target: Literal["mix", "step_q"] = "mix"
   value_lambda: float = 0.75
   policy_target: Literal["improved", "visits", "imitation", "awr"] = "improved"

@@ -82,6 +82,11 @@ class Forest:
     """float [E], the score of lines that are settled; elsewhere 0."""
     return np.where(self.is_failed, 0.0, self.edges["score"]) * self.is_settled
 
+  @functools.cached_property
+  def is_refused(self) -> np.ndarray:
+    """bool [E], the search knew that the step is illegal."""
+    return self.has_judge[self.tree_of_edge] & (self.edges["legal"] == 0)
+
   def candidates(self, node: np.ndarray) -> np.ndarray:
     """The edges of S nodes: int [S, A]."""
     a = self.num_candidates

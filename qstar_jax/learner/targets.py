@@ -13,7 +13,13 @@ import numpy as np
 
 from qstar_jax.config import LearnerConfig, SearchConfig
 from qstar_jax.learner import forest as forest_lib
-from qstar_jax.learner import lines, objective, policy_targets, returns
+from qstar_jax.learner import (
+  lines,
+  objective,
+  policy_targets,
+  returns,
+  tree_policy,
+)
 from qstar_jax.learner.forest import Forest, Targets
 from qstar_jax.records import Outcome, TrainBatch, TreeRecord
 
@@ -51,7 +57,9 @@ def trees_to_lines(
     UserError: a line is longer than T.
   """
   forest = forest_lib.plant(trees)
-  policy_NA = policy_targets.search_policy(forest, learner, search)
+  if learner.tree_q == "replanned":
+    forest = tree_policy.replanned(forest, search)
+  policy_NA = tree_policy.search_policy(forest, learner, search)
   if learner.value_target == "step_q":
     edge_value, root_value = returns.step_q(forest)
   else:
@@ -103,8 +111,8 @@ def _value_targets(
   * Else none: what the network said itself is no news to it.
 
   The root's search value is the mean of Q under pi'. Search values are
-  P(solved) only if V drove the search; under `utility: prm` and `mix` they are
-  left out.
+  P(solved) only if V drove the search or they are `replanned`; else, under
+  `utility: prm` and `mix`, they are left out.
 
   Returns:
     Targets of edges [E] and of roots [K].
@@ -112,7 +120,8 @@ def _value_targets(
   edges, tree = forest.edges, forest.tree_of_edge
   is_committed = np.zeros(len(tree), bool)
   is_committed[forest.committed] = True
-  q_share = 1 - learner.value_lambda if search.utility == "value" else 0.0
+  is_probability = search.utility == "value" or learner.tree_q == "replanned"
+  q_share = 1 - learner.value_lambda if is_probability else 0.0
   mix = _mix(
     forest.final_score[tree],
     learner.value_lambda * (is_committed & forest.has_verdict[tree]),

@@ -1,5 +1,6 @@
 """Targets of random trees against a slow, plain reading of the rules."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qstar_jax.config import LearnerConfig, SearchConfig
-from qstar_jax.learner import policy_targets
+from qstar_jax.learner import tree_policy
 from qstar_jax.learner.targets import trees_to_lines
 from qstar_jax.records import NOT_JUDGED, Outcome, TreeRecord
 
@@ -290,11 +291,52 @@ def test_random_trees(seed, num_trees, config):
     check_tree(tree, batch, rows, *config)
 
 
+def expected_q(tree, edge, search):
+  """Q of an edge, backed up from the leaves of the tree."""
+  score = outcome_of(tree, edge)[1]
+  if is_failed(tree, edge) or score is not None:
+    return score if score and not is_failed(tree, edge) else 0.0
+  into = zip(tree.node_parent, tree.node_candidate, strict=True)
+  node = next((i for i, above in enumerate(into) if above == edge), None)
+  below = [e for e in edges_of(tree) if e[0] == node]
+  if not below:
+    return tree.value[edge]
+  q = {e: expected_q(tree, e, search) for e in below}
+  of_node = dataclasses.replace(tree, q=tree.q.copy())
+  for e, value in q.items():
+    of_node.q[e] = value
+  policy = expected_policy(of_node, node, LearnerConfig(), search)
+  return sum(policy.get(e, 0.0) * q[e] for e in below)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4))
+def test_replanned_trees(seed, num_trees):
+  """As if the search had left the Q that a plain recursion comes to."""
+  rng = np.random.default_rng(seed)
+  trees = [random_tree(rng, i) for i in range(num_trees)]
+  search = SearchConfig(value_scale=0.03)
+  planned = []
+  for tree in trees:
+    q = tree.q.copy()
+    for edge in edges_of(tree):
+      q[edge] = expected_q(tree, edge, search)
+    planned.append(dataclasses.replace(tree, q=q))
+  batch, expected = (
+    trees_to_lines(kind, LearnerConfig(tree_q=tree_q), search, MAX_LINE_TOKENS)
+    for kind, tree_q in ((trees, "replanned"), (planned, "search"))
+  )
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+    batch,
+    expected,
+  )
+
+
 def test_more_nodes_than_one_call_takes(monkeypatch):
   trees = [random_tree(np.random.default_rng(i), i) for i in range(5)]
   arguments = trees, LearnerConfig(), SearchConfig(), MAX_LINE_TOKENS
   expected = trees_to_lines(*arguments)
-  monkeypatch.setattr(policy_targets, "_NODES_PER_CALL", 4)
+  monkeypatch.setattr(tree_policy, "_NODES_PER_CALL", 4)
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-5),
     trees_to_lines(*arguments),

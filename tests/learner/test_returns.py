@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qstar_jax.config import LearnerConfig, SearchConfig
-from qstar_jax.learner import policy_targets, returns
+from qstar_jax.learner import returns, tree_policy
 from qstar_jax.learner.forest import plant
 from qstar_jax.learner.targets import trees_to_lines
 from tests.learner import test_random_trees as random_trees
@@ -33,7 +33,7 @@ def tree():
 
 def policy(forest, learner=None):
   learner = learner or LearnerConfig()
-  return policy_targets.search_policy(forest, learner, SEARCH)
+  return tree_policy.search_policy(forest, learner, SEARCH)
 
 
 def weight_of(batch, token, field="policy_weight"):

@@ -183,7 +183,7 @@ def test_a_run_of_jobs(qstar, jobs, run_dir, micro_config):
     assert max(record["logprob_drift"] for record in log) < 1e-4
 
 
-_ITERATIONS = 12
+_ITERATIONS = 30  # They last longer than the kills.
 
 
 @pytest.mark.slow
