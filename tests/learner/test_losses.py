@@ -79,6 +79,17 @@ def test_value_loss_by_hand():
   )
 
 
+def test_prm_loss_by_hand():
+  """R = 1/2 for a right step, and 3/4 for one that a quarter calls right."""
+  loss = losses.prm_loss(
+    jnp.array([[0.0, np.log(3.0), 5.0]]),
+    jnp.array([[1.0, 0.25, 1.0]]),
+    jnp.array([[1.0, 2.0, 0.0]]),
+  )
+  # (0.693147 + 2 (0.25 * 0.287682 + 0.75 * 1.386294)) / 3
+  np.testing.assert_allclose(loss, 0.972143, rtol=1e-5)
+
+
 def test_weight_of_the_first_token_has_no_effect(arrays):
   logits, tokens = jnp.asarray(arrays["logits"]), jnp.asarray(arrays["tokens"])
   weight = jnp.asarray(arrays["weight"])

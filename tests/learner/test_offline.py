@@ -141,6 +141,29 @@ def test_weights_of_advantages_by_hand():
   )
 
 
+def test_awac_by_hand():
+  """p = 3/4 and 1/2; one advantage doubles the weight, one is cut at 3."""
+  logits = jnp.log(jnp.array([[[1.0, 3.0], [1.0, 1.0], [1.0, 9.0]]]))
+  tokens = jnp.array([[0, 1, 0]])
+  weight = jnp.array([[7.0, 1.0, 0.5]])
+  advantage = jnp.array([[0.5 * np.log(2), 10.0, 0.0]])
+  loss = offline.awac_loss(
+    logits, tokens, weight, advantage, temperature=0.5, max_weight=3.0
+  )
+  np.testing.assert_allclose(loss, 0.461452, rtol=1e-5)
+
+
+def test_cql_by_hand():
+  """Of two tokens one head gives (1, 0), all others (0, 0)."""
+  log_sum = jnp.array([[[1.313262, 0.693147]], [[0.693147, 0.693147]]])
+  log_sum = jnp.pad(log_sum, ((0, 0), (0, 0), (0, 1)))
+  q = jnp.array([[[1.0, 0.0, 5.0]], [[0.0, 0.0, 5.0]]])
+  weight = jnp.array([[7.0, 1.0, 3.0]])
+  # 0.313262 + 0.693147 once, and twice 0.693147 three times.
+  loss = offline.cql_loss(log_sum, q, weight)
+  np.testing.assert_allclose(loss, 1.291323, rtol=1e-5)
+
+
 def test_q_learns_reward_and_what_comes_after():
   """Two tokens: V = 1/2 comes after the first, which earns 1/4; the second
   ends the line with 1, and V = 9 behind it says nothing."""
