@@ -54,6 +54,9 @@ class SearchConfig:
     dirichlet_alpha: concentration of PUCT's noise at the root.
     dirichlet_share: of that noise in the root's prior; 0 has none.
     forced_playouts: k of PUCT's forced playouts at the root; 0 has none.
+    backup: Q of an expanded candidate is the mean of its V and of what visits
+      backed up (`mean`), or the value of its node under the improved policy
+      (`improved`; Grill et al. 2020, arXiv:2007.12509).
     value_scale: c_scale of sigma(q) = (c_visit + max visits) * c_scale * q.
     maxvisit_init: c_visit.
     mctx_mode: reproduce mctx's policy of the same name on the same tree, as a
@@ -95,6 +98,7 @@ class SearchConfig:
   dirichlet_alpha: float = 0.3
   dirichlet_share: float = 0.25
   forced_playouts: float = 0.0
+  backup: Literal["mean", "improved"] = "mean"
   value_scale: float = 0.1
   maxvisit_init: float = 50.0
   mctx_mode: bool = False

@@ -94,7 +94,9 @@ class Report:
     """
     message = f"{place}: {refusal.reason}: {refusal.detail}"
     if self.on_error != "skip":
-      raise UserError(f"{message}; or skip such records with data.on_error skip")
+      raise UserError(
+        f"{message}; or skip such records with data.on_error skip"
+      )
     self.refused[refusal.reason] += 1
     if len(self.messages) < _MAX_MESSAGES:
       self.messages.append(message)

@@ -114,7 +114,8 @@ def backup(
 
   Candidates below which nothing can be expanded any more are closed. A closed
   candidate's subtree is known in full: its Q becomes the subtree's value, and
-  its V, a guess at the same thing, counts no longer (not in mctx mode).
+  its V, a guess at the same thing, counts no longer (not in mctx mode). With
+  `backup: improved` that holds for every expanded candidate, closed or not.
 
   Args:
     tree: one tree.
@@ -146,6 +147,7 @@ def backup(
       total -= tree.utility[row, candidate]
       # Another leaf of this round may be on its way up to here.
       is_known = ~is_open & ~jnp.any(tree.pending[node] > 0)
+      is_known |= config.backup == "improved"
       total = jnp.where(is_known, total, tree.value_sum[row, candidate])
       tree = tree.replace(
         value_sum=tree.value_sum.at[row, candidate].set(total, mode="drop")

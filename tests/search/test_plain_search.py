@@ -208,7 +208,7 @@ class PlainSearch:
         node.pending[a] -= 1
         node.value_sum[a] += value
         node.is_known[a] = not (self.is_open(node)[a] or node.pending[a])
-        if node.is_known[a]:
+        if node.is_known[a] or self.config.backup == "improved":
           known = self.value(self.nodes[node.child[a]])
           node.value_sum[a] = known * (1 + node.visits[a]) - node.utility[a]
 
@@ -283,11 +283,23 @@ def follow(rounds, config, row):
 
 
 @pytest.mark.parametrize(
-  ("leaves_per_round", "prune_illegal"), [(1, True), (2, False), (4, True)]
+  ("leaves_per_round", "prune_illegal", "backup"),
+  [
+    (1, True, "mean"),
+    (2, False, "mean"),
+    (4, True, "mean"),
+    (1, True, "improved"),
+    (2, False, "improved"),
+  ],
 )
-def test_search_is_the_plain_search(searches, leaves_per_round, prune_illegal):
+def test_search_is_the_plain_search(
+  searches, leaves_per_round, prune_illegal, backup
+):
   config = dataclasses.replace(
-    BASE, leaves_per_round=leaves_per_round, prune_illegal=prune_illegal
+    BASE,
+    leaves_per_round=leaves_per_round,
+    prune_illegal=prune_illegal,
+    backup=backup,
   )
   rng = np.random.default_rng(leaves_per_round)
   num_nodes = 0
