@@ -157,6 +157,10 @@ def test_a_field_of_the_wrong_type_is_not_judged_by_other_rules(tmp_path):
 @pytest.mark.parametrize(
   ("text", "message"),
   [
+    (
+      "search: {backup: improved, mctx_mode: true}",
+      "backup is 'improved': must be mean where search.mctx_mode is set",
+    ),
     ("domain: {name: chess}", "domain.name is 'chess': known domains are"),
     ("search: {searcher: mcts}", "known ones are .*gumbel"),
     ("domain: {max_difficulty: 9}", "max_difficulty is 9: countdown has diff"),

@@ -83,9 +83,10 @@ class Forest:
     return np.where(self.is_failed, 0.0, self.edges["score"]) * self.is_settled
 
   @functools.cached_property
-  def is_refused(self) -> np.ndarray:
-    """bool [E], the search knew that the step is illegal."""
-    return self.has_judge[self.tree_of_edge] & (self.edges["legal"] == 0)
+  def playable_count(self) -> np.ndarray:
+    """int [E], the count, but 0 where the search knew that it is illegal."""
+    is_refused = self.has_judge[self.tree_of_edge] & (self.edges["legal"] == 0)
+    return np.where(is_refused, 0, self.edges["count"])
 
   def candidates(self, node: np.ndarray) -> np.ndarray:
     """The edges of S nodes: int [S, A]."""

@@ -74,7 +74,7 @@ def _policy_at(
   columns = [
     edges["log_prob"][of_node],
     edges["proposal_log_prob"][of_node],
-    np.where(forest.is_refused, 0, edges["count"])[of_node],
+    forest.playable_count[of_node],
     q[of_node],
     edges["visits"][of_node],
     was_root[node, None],
@@ -102,10 +102,10 @@ def search_policy(
     forest, every, forest.edges["q"], learner.policy_target, search
   )
   visits_NA = forest.edges["visits"].reshape(policy_NA.shape)
-  count = np.where(forest.is_refused, 0, forest.edges["count"])
+  count_NA = forest.playable_count.reshape(policy_NA.shape)
   is_target = (
     (1 + visits_NA.sum(axis=1) >= learner.min_visits)
-    & (count.reshape(policy_NA.shape) > 0).any(axis=1)
+    & (count_NA > 0).any(axis=1)
     & ~at(forest.is_failed, forest.ancestors[0], False)
   )
   return policy_NA * is_target[:, None]

@@ -86,6 +86,12 @@ RELATIONS = (
     lambda c: "set one or the other",
   ),
   Relation(
+    ("search.backup", "search.mctx_mode"),
+    lambda c: c.search.backup == "mean" or not c.search.mctx_mode,
+    "mean where search.mctx_mode is set: it defines Q otherwise",
+    lambda c: "set one or the other",
+  ),
+  Relation(
     ("learner.min_visits", "search.fast_simulations"),
     lambda c: (
       c.search.full_search_share == 1

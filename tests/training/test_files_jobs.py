@@ -126,16 +126,16 @@ def _assert_followed(run_dir):
   assert len(set(steps)) == len(steps)
 
 
-def _wait_for(condition, job):
+def _wait_for(condition, what, job):
   for _ in range(600):
     if condition():
       return
     time.sleep(0.1)
-  pytest.fail(f"waited in vain: {job.err()!r}")
+  pytest.fail(f"no {what} in a minute: {job.err()!r}")
 
 
 def _wait_for_words(job, words):
-  _wait_for(lambda: words in job.err(), job)
+  _wait_for(lambda: words in job.err(), repr(words), job)
 
 
 def _metrics_of(run_dir, actor):
@@ -168,7 +168,7 @@ def test_a_run_of_jobs(qstar, jobs, run_dir, micro_config):
   finished = jobs.started.pop("actor 3").wait()
   assert finished.code == -signal.SIGKILL, finished.err
   jobs.start("actor 0")
-  _wait_for(_metrics_of(run_dir, 0).exists, jobs.started["actor 0"])
+  _wait_for(_metrics_of(run_dir, 0).exists, "play", jobs.started["actor 0"])
   jobs.start("actor 3")
   ended = jobs.wait()
   for name, finished in ended.items():
