@@ -1,5 +1,6 @@
 """What a batch is made of."""
 
+import itertools
 import types
 
 import numpy as np
@@ -16,7 +17,8 @@ from qstar_jax.config import (
 from qstar_jax.learner import phase
 from qstar_jax.learner.labelled import LabelledTokens
 from qstar_jax.learner.lines import Play, plays_to_lines
-from qstar_jax.training import labelled_data, lessons
+from qstar_jax.training import hindsight, labelled_data, lessons
+from qstar_jax.training.trainer import Trainer
 
 _TREE, _LABEL, _RANDOM = 3, 4, 5  # The first token says where a row is from.
 
@@ -77,3 +79,18 @@ def test_rows_of_a_batch(monkeypatch, later, label, has_trees, counts):
   for batch in batches:
     kinds = np.bincount(batch.tokens[:, 0], minlength=6)[3:]
     assert tuple(kinds) == counts
+
+
+def test_random_play_is_numbered_by_the_step(monkeypatch):
+  """No two steps of a run draw the same lines."""
+  monkeypatch.setattr(hindsight, "make_batch", lambda *args, **_: args[2])
+  setup = types.SimpleNamespace(
+    problems=None, vocabulary=None, rng=lambda stream, step: step
+  )
+  trainer = types.SimpleNamespace(
+    config=ExperimentConfig(),
+    setup=setup,
+    state=types.SimpleNamespace(step=7),
+  )
+  batches = Trainer._random_play(trainer, 2, has_player=True)
+  assert list(itertools.islice(batches, 3)) == [7, 8, 9]
