@@ -123,6 +123,9 @@ class Domain(Protocol):
   ) -> tuple[Problem, tuple[str, ...]]:
     """Random legal play, relabelled in hindsight: the problem it solves."""
 
+  # A domain may have one more way to sample, for `curriculum.related_share`:
+  # def sample_related(self, rng, difficulty) -> Problem
+
   def legal_steps(self, problem: Problem, steps: tuple[str, ...]) -> list[str]:
     """Every legal step after `steps`; empty once the line is finished."""
 

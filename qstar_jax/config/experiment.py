@@ -138,8 +138,8 @@ class CurriculumConfig:
   Attributes:
     uniform_share: share of problems drawn without regard to solve rates.
     decay: weight of the past in the running solve rates.
-    random_play_share: share of new problems that ask for what random legal play
-      has come to, such as other targets than 24 in Game of 24.
+    related_share: share of new problems that are not those the domain is about
+      but like them: any target in Game of 24.
     replay_share: share of an iteration's plays that are of problems in the
       table: those that some line has solved, by p (1 - p).
     table_problems: in the table at most, those played last.
@@ -151,7 +151,7 @@ class CurriculumConfig:
 
   uniform_share: float = 0.25
   decay: float = 0.9
-  random_play_share: float = 0.0
+  related_share: float = 0.0
   replay_share: float = 0.0
   table_problems: int = 1024
   proposer_problems: int = 0

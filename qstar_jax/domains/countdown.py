@@ -12,8 +12,6 @@ from qstar_jax.domains.number_game import (
   NumberGame,
   parse_problem,
 )
-from qstar_jax.domains.reachability import reachable_targets
-from qstar_jax.domains.step_domain import MAX_DRAWS, pick
 from qstar_jax.errors import UserError
 from qstar_jax.records import Problem
 
@@ -65,15 +63,7 @@ class Countdown(NumberGame):
     Raises:
       UserError: difficulty out of range, or no target up to max_target found.
     """
-    self._check_difficulty(difficulty)
-    for _ in range(MAX_DRAWS):
-      numbers = self._draw_numbers(rng, difficulty)
-      targets = reachable_targets(
-        tuple(sorted(numbers)), self.max_target, self.integers_only
-      )
-      if targets:
-        return self._make_problem(numbers, pick(rng, targets))
-    raise self._no_target()
+    return self.sample_related(rng, difficulty)
 
   def parse(self, text: str) -> Problem:
     """The problem written `3 5 9 -> 42`; UserError if malformed."""

@@ -39,7 +39,11 @@ from qstar_jax.domains.number_state import (
   spaced,
   write_step,
 )
-from qstar_jax.domains.reachability import can_reach, is_positive_integer
+from qstar_jax.domains.reachability import (
+  can_reach,
+  is_positive_integer,
+  reachable_targets,
+)
 from qstar_jax.domains.step_domain import (
   MAX_DRAWS,
   StepDomain,
@@ -74,6 +78,26 @@ class NumberGame(StepDomain):
     self, rng: np.random.Generator, difficulty: int
   ) -> list[int]:
     """Random numbers for a problem."""
+
+  def sample_related(
+    self, rng: np.random.Generator, difficulty: int
+  ) -> Problem:
+    """The game's random numbers; the target uniform over those they reach.
+
+    Random play comes to some targets a hundred times as often as to others.
+
+    Raises:
+      UserError: difficulty out of range, or no target up to max_target found.
+    """
+    self._check_difficulty(difficulty)
+    for _ in range(MAX_DRAWS):
+      numbers = self._draw_numbers(rng, difficulty)
+      targets = reachable_targets(
+        tuple(sorted(numbers)), self.max_target, self.integers_only
+      )
+      if targets:
+        return self._make_problem(numbers, pick(rng, targets))
+    raise self._no_target()
 
   def random_play(
     self, rng: np.random.Generator, difficulty: int

@@ -141,6 +141,18 @@ class TrainingProblems:
     """As the domain's; UserError if every problem found is held out."""
     return self._draw(lambda: (self.domain.sample(rng, difficulty), ()))[0]
 
+  def sample_related(
+    self, rng: np.random.Generator, difficulty: int
+  ) -> Problem:
+    """As the domain's; one that has no such method asks for random play's.
+
+    UserError if every problem found is held out.
+    """
+    sample = getattr(self.domain, "sample_related", None)
+    if sample is None:
+      return self.random_play(rng, difficulty)[0]
+    return self._draw(lambda: (sample(rng, difficulty), ()))[0]
+
   def random_play(
     self, rng: np.random.Generator, difficulty: int
   ) -> tuple[Problem, tuple[str, ...]]:

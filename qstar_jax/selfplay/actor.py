@@ -116,12 +116,11 @@ def _new_problem(
   config: CurriculumConfig,
   rng: np.random.Generator,
 ) -> Problem:
-  """One of the domain's, or of those that random play solves."""
+  """One of the domain's, or of those that are related to them."""
   difficulty = curriculum.draw(rng)
-  share = config.random_play_share
+  share = config.related_share
   if share > 0 and rng.random() < share:
-    problem, _ = problems.random_play(rng, difficulty)
-    return problem
+    return problems.sample_related(rng, difficulty)
   return problems.sample(rng, difficulty)
 
 

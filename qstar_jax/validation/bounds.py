@@ -98,7 +98,7 @@ BOUNDS: Mapping[str, Bound] = {
   "self_play.publish_every_iterations": _COUNT,
   "curriculum.uniform_share": _SHARE,
   "curriculum.decay": _SHARE,
-  "curriculum.random_play_share": _SHARE,
+  "curriculum.related_share": _SHARE,
   "curriculum.replay_share": _SHARE,
   "curriculum.table_problems": _COUNT,
   "curriculum.proposer_problems": _COUNT_OR_NONE,

@@ -342,6 +342,21 @@ def test_sampled_hands_need_fractions_only_where_allowed(integers_only):
   assert len(needs_fractions) in (range(1) if integers_only else range(8, 17))
 
 
+def test_related_problems_have_each_target_alike_often(monkeypatch):
+  hand = (1, 5, 6, 11)
+  monkeypatch.setattr(Game24, "_draw_numbers", lambda *_: list(hand))
+  domain = Game24(max_target=30)
+  rng = np.random.default_rng(0)
+  targets = [
+    domain.sample_related(rng, 3).payload["target"] for _ in range(3000)
+  ]
+  possible = [t for t in range(1, 31) if t in reachable(hand)]
+  assert sorted(set(targets)) == possible
+  mean = 3000 / len(possible)
+  for target in possible:
+    assert abs(targets.count(target) - mean) < 5 * mean**0.5
+
+
 def test_impossible_target_is_a_user_error():
   domain = Countdown(min_number=9998, max_number=9999, max_target=2)
   rng = np.random.default_rng(0)

@@ -114,6 +114,13 @@ def test_a_domain_that_samples_nothing_has_an_empty_split():
   assert split_of(make_domain("text"), 1, 1, num=0) == []
 
 
+def test_a_domain_with_no_related_problems_takes_what_random_play_solves():
+  domain = make_domain("arithmetic")
+  problems = TrainingProblems.without(domain, split_of(domain, 2, 2, num=20))
+  found = problems.sample_related(np.random.default_rng(0), 2)
+  assert found == problems.random_play(np.random.default_rng(0), 2)[0]
+
+
 def test_nothing_left_to_train_on_is_a_user_error():
   domain = make_domain("countdown", {"max_number": 1})
   everything = [domain.parse("1 1 -> 1"), domain.parse("1 1 -> 2")]
@@ -149,7 +156,11 @@ def test_no_hand_of_the_file_is_trained_on(tmp_path):
   trained = {
     domain.split_key(problem)
     for _ in range(3000)
-    for problem in (problems.sample(rng, 3), problems.random_play(rng, 3)[0])
+    for problem in (
+      problems.sample(rng, 3),
+      problems.sample_related(rng, 3),
+      problems.random_play(rng, 3)[0],
+    )
   }
   assert trained.isdisjoint(set.union(*keys))
   # A hand turned round, with another target.

@@ -12,7 +12,7 @@ from qstar_jax.config import (
   SelfPlayConfig,
 )
 from qstar_jax.domains.splits import TrainingProblems
-from qstar_jax.records import Outcome, Problem, Verdict
+from qstar_jax.records import Outcome, Verdict
 from qstar_jax.replay import ReplayWindow
 from qstar_jax.selfplay.actor import play_iteration, summarise
 from qstar_jax.selfplay.curriculum import Curriculum
@@ -170,24 +170,23 @@ def test_problems_of_the_table_come_again(iteration, tiny):
 
 
 @pytest.mark.parametrize("share", [0.5, 1.0])
-def test_random_play_asks_for_what_it_came_to(tiny, monkeypatch, share):
-  drawn = {"sample": [], "random_play": []}
+def test_a_share_is_of_related_problems(tiny, monkeypatch, share):
+  drawn = {"sample": [], "sample_related": []}
   for name, of in drawn.items():
     original = getattr(TrainingProblems, name)
 
     def spy(self, rng, difficulty, of=of, original=original):
-      found = original(self, rng, difficulty)
-      of.append(found if isinstance(found, Problem) else found[0])
-      return found
+      of.append(original(self, rng, difficulty))
+      return of[-1]
 
     monkeypatch.setattr(TrainingProblems, name, spy)
-  found = list(play(tiny, random_play_share=share))
-  random_play = [problem.key for problem in drawn["random_play"]]
+  found = list(play(tiny, related_share=share))
+  related = [problem.key for problem in drawn["sample_related"]]
   assert sorted(keys(found)) == sorted(
-    random_play + [problem.key for problem in drawn["sample"]]
+    related + [problem.key for problem in drawn["sample"]]
   )
   assert bool(drawn["sample"]) == (share < 1)
-  assert len(random_play) > share * NUM_PROBLEMS / 2
+  assert len(related) > share * NUM_PROBLEMS / 2
 
 
 def test_rates_are_of_new_problems(iteration):
