@@ -339,7 +339,7 @@ def from_json(data: Mapping[str, Any]) -> ExperimentConfig:
   Raises:
     UserError: a field is unknown or of the wrong type.
   """
-  config, errors = parse(_with_losses(data))
+  config, errors = parse(_renamed(_with_losses(data)))
   _raise_all("stored config", list(errors.values()))
   return config
 
@@ -354,6 +354,23 @@ def _with_losses(data: Mapping[str, Any]) -> Mapping[str, Any]:
   }
   if losses:
     data = {**data, "learner": {**learner, "losses": losses}}
+  return data
+
+
+# Fields that were stored under another name: section, then, now.
+_RENAMED = (
+  ("learner", "light_lines", "light_steps"),
+  ("curriculum", "random_play_share", "related_share"),
+)
+
+
+def _renamed(data: Mapping[str, Any]) -> Mapping[str, Any]:
+  """A config stored when some fields had other names."""
+  for section, then, now in _RENAMED:
+    fields = dict(data.get(section, {}))
+    if then in fields:
+      fields[now] = fields.pop(then)
+      data = {**data, section: fields}
   return data
 
 

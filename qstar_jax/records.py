@@ -266,19 +266,28 @@ class LabelledLine:
 class TrainBatch:
   """Lines of text with weights, the one input of the learner.
 
-  A row is one line: prompt and steps. Position t holds token t; all targets at
-  t speak of token t itself or of the state just after it. The same record
-  serves self-play trees, offline data and human labels.
+  Place t holds token t; all targets at t speak of token t itself or of the
+  state just after it. The same record serves self-play trees, offline data and
+  human labels.
 
   Attributes:
     tokens: int32 [B, T], padded with 0.
-    length: int32 [B], tokens in use.
     policy_weight: float32 [B, T] >= 0, weight of -log p(tokens[t] | before it);
-      0 at position 0, at the prompt and at padding.
+      0 at the prompt and at padding.
     value_target: float32 [B, T] in [0, 1], P(solved) after token t.
     value_weight: float32 [B, T] >= 0; 0 where there is no target.
     prm_target: float32 [B, T] in [0, 1], label of the step that ends at t.
     prm_weight: float32 [B, T] >= 0; 0 where there is no label.
+
+  A row is one line, prompt and steps, or trees of lines in preorder, in which
+  what lines have in common stands once. Then three fields say which tokens are
+  on a line together; elsewhere they are None.
+
+    position: int32 [B, T], of the token in its line.
+    previous: int32 [B, T], place of the token before it in its line; 0 at a
+      line's first token, which nothing predicts.
+    last: int32 [B, T], place of the last token that comes after it in some
+      line: the token at t sees that at s if s <= t <= last[s].
 
   Fields that the losses of a run do not read are None. Three are of tokens as
   actions, for reinforcement learning:
@@ -288,24 +297,23 @@ class TrainBatch:
       the line is over, that of a step where one ends, 1 within a step.
     action_weight: float32 [B, T] >= 0; 0 where the reward is not known.
 
-  And three are of a line's rival, which ends in a sibling of its last step that
-  is better:
+  And two are of a step's rival, a better one that stands beside it:
 
-    rival_tokens: int32 [B, T], padded with 0.
-    rival_length: int32 [B], tokens in use.
-    rival_weight: float32 [B] >= 0; 0 where there is no rival.
+    rival: int32 [B, T], place where the rival of the step that ends at t ends.
+    rival_weight: float32 [B, T] >= 0; 0 where there is no rival.
   """
 
   tokens: np.ndarray
-  length: np.ndarray
   policy_weight: np.ndarray
   value_target: np.ndarray
   value_weight: np.ndarray
   prm_target: np.ndarray
   prm_weight: np.ndarray
+  position: np.ndarray | None = None
+  previous: np.ndarray | None = None
+  last: np.ndarray | None = None
   reward: np.ndarray | None = None
   discount: np.ndarray | None = None
   action_weight: np.ndarray | None = None
-  rival_tokens: np.ndarray | None = None
-  rival_length: np.ndarray | None = None
+  rival: np.ndarray | None = None
   rival_weight: np.ndarray | None = None

@@ -411,6 +411,16 @@ def test_a_stored_config_from_when_each_loss_had_a_field():
   assert learner.losses == {"policy": 2.0, "value": 0.0, "prm": 0.5}
 
 
+def test_a_stored_config_from_when_fields_had_other_names():
+  stored = configuration.to_json(ExperimentConfig())
+  del stored["learner"]["light_steps"], stored["curriculum"]["related_share"]
+  stored["learner"]["light_lines"] = 0.125
+  stored["curriculum"]["random_play_share"] = 0.5
+  config = configuration.from_json(stored)
+  assert config.learner.light_steps == 0.125
+  assert config.curriculum.related_share == 0.5
+
+
 def test_a_stored_config_with_a_foreign_field_is_refused():
   stored = configuration.to_json(ExperimentConfig()) | {"sede": 3}
   with pytest.raises(UserError, match="did you mean seed"):

@@ -32,17 +32,16 @@ from qstar_jax.selfplay.player import group_size
 from qstar_jax.text.vocabulary import ByteVocabulary
 
 INSTALL = 'python -m pip install "jax[tpu]"'
-# Fields of a batch with a number for each line, and whole numbers.
-_BY_LINE = frozenset(("length", "rival_length", "rival_weight"))
-_INTEGERS = frozenset(("tokens", "length", "rival_tokens", "rival_length"))
+# Fields of a batch that hold whole numbers.
+_INTEGERS = frozenset(("tokens", "position", "previous", "last", "rival"))
 # Fields of `TrainBatch` that come with one that a loss reads.
 _WITH_FIELD = {
   "reward": ("reward", "discount", "action_weight"),
-  "rival_tokens": ("rival_tokens", "rival_length", "rival_weight"),
+  "rival": ("rival", "rival_weight"),
 }
 _ALWAYS = (
-  *("tokens", "length", "policy_weight", "value_target", "value_weight"),
-  *("prm_target", "prm_weight"),
+  *("tokens", "position", "previous", "last", "policy_weight"),
+  *("value_target", "value_weight", "prm_target", "prm_weight"),
 )
 # How the compiler says that a program is too large: "Used 20.1G of 15.75G hbm",
 # or "memory required for HLO temporaries (20.1G)".
@@ -242,8 +241,7 @@ class Run:
 def abstract_batches(config: ExperimentConfig) -> TrainBatch:
   """What one call of the learner takes: [steps per call, B, T] of shapes."""
   learner = config.learner
-  lines = learner.steps_per_call, learner.batch_size
-  tokens = (*lines, config.text.max_line_tokens)
+  shape = (learner.steps_per_call, learner.batch_size, config.row_tokens)
 
   def names() -> Iterator[str]:
     yield from _ALWAYS
@@ -254,8 +252,7 @@ def abstract_batches(config: ExperimentConfig) -> TrainBatch:
   return TrainBatch(
     **{
       name: jax.ShapeDtypeStruct(
-        lines if name in _BY_LINE else tokens,
-        jnp.int32 if name in _INTEGERS else jnp.float32,
+        shape, jnp.int32 if name in _INTEGERS else jnp.float32
       )
       for name in names()
     }

@@ -105,12 +105,12 @@ def _run(
   total += config.warm_start.steps * step_seconds
   slots = num_trees * search.leaves_per_round * search.num_candidates
   text = searchers.limits(search, config.text)
-  line_tokens = learner.batch_size * config.text.max_line_tokens
+  row_tokens = learner.batch_size * config.row_tokens
   return {
     "rounds_per_iteration": rounds,
     "round_seconds": a_round,
     "play_tokens_per_second": slots * text.max_step_tokens / a_round,
-    "learn_tokens_per_second": line_tokens / step_seconds,
+    "learn_tokens_per_second": row_tokens / step_seconds,
     "play_seconds": play_seconds,
     "learn_seconds": learn_seconds,
     "publish_seconds": seconds["publish"],

@@ -141,7 +141,8 @@ def learner_part(config: ExperimentConfig) -> Part:
     config=config.warm_start,
     text=config.text,
     difficulties=inputs.difficulties(config),
-    batch_size=config.learner.batch_size,
+    num_rows=config.learner.batch_size,
+    lines_per_row=config.learner.lines_per_row,
   )
   # The share of one device, as its program sees it.
   num_shards = rules.num_shards(mesh.shape)

@@ -66,8 +66,8 @@ from qstar_jax.labels.network_sources import NETWORK_SOURCES, network_source
 from qstar_jax.labels.tree_lines import tree_lines
 from qstar_jax.labels.tree_sources import TREE_SOURCES, tree_source
 from qstar_jax.learner import phase, train_step
-from qstar_jax.learner.labelled import labelled_to_lines
-from qstar_jax.learner.lines import batch_lines
+from qstar_jax.learner.labelled import labelled_to_rows
+from qstar_jax.learner.rows import take
 from qstar_jax.records import NO_LABEL, LabelledLine, TrainBatch, TreeRecord
 from qstar_jax.replay import ReplayReader
 from qstar_jax.training import judge_lessons, labelling
@@ -202,7 +202,7 @@ def to_rows(opened: Opened, lines: Sequence[LabelledLine]) -> TrainBatch:
     for line in lines
     for row in tokenise(line, opened.loaded.vocabulary, text)[0]
   ]
-  rows = labelled_to_lines(found, text.max_line_tokens)
+  rows = labelled_to_rows(found, text.max_line_tokens)
   nothing = np.zeros_like(rows.policy_weight)
   return dataclasses.replace(rows, policy_weight=nothing)
 
@@ -237,14 +237,14 @@ class Pupils:
   def train(self, rows: TrainBatch, seed: int) -> Any:
     """The params that rows, drawn with replacement, lead to."""
     rng = np.random.default_rng(seed)
-    size = self._learner.batch_size
+    size = self._learner.lines_per_batch
     state, _ = phase.run_steps(
       self._train_steps,
       train_step.init_state(
         without_prm(self._params), self._optimizer, self._learner, self._mesh
       ),
       (
-        batch_lines(rows, rng.integers(len(rows.length), size=size), size)
+        take(rows, rng.integers(len(rows.tokens), size=size), size)
         for _ in range(self._num_steps)
       ),
       self._mesh,

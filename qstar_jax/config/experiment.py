@@ -138,8 +138,8 @@ class CurriculumConfig:
   Attributes:
     uniform_share: share of problems drawn without regard to solve rates.
     decay: weight of the past in the running solve rates.
-    related_share: share of new problems that are not those the domain is about
-      but like them: any target in Game of 24.
+    related_share: share of new problems of the domain's wider kind: those with
+      any target in Game of 24.
     replay_share: share of an iteration's plays that are of problems in the
       table: those that some line has solved, by p (1 - p).
     table_problems: in the table at most, those played last.
@@ -287,3 +287,8 @@ class ExperimentConfig:
     default_factory=CheckpointConfig
   )
   mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+
+  @property
+  def row_tokens(self) -> int:
+    """Tokens of a row of the learner's batches."""
+    return self.learner.lines_per_row * self.text.max_line_tokens

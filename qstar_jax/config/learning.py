@@ -88,7 +88,9 @@ class LearnerConfig:
     steps_per_iteration: gradient steps between two self-play phases.
     steps_per_call: gradient steps handed to the device at once; small networks
       wait less for the host, and the run hears of Ctrl-C that much later.
-    batch_size: lines per step, over all devices.
+    batch_size: rows per step, over all devices.
+    lines_per_row: room of a row, in lines of the greatest length; trees fill it
+      with branches.
     optimizer: `adamw`, or `muon` for the matrices of the layers.
     learning_rate: peak, after warm-up.
     warmup_steps: linear from 0.
@@ -120,8 +122,8 @@ class LearnerConfig:
       to hold; 0 leaves the weight as it is.
     min_visits: visits a node needs for its policy to be a target; its own
       expansion is one.
-    light_lines: share of the lines without much policy weight that are trained
-      on, each weighing as much more; see `lines.thin_light_lines`.
+    light_steps: share of the steps without much policy weight that are trained
+      on, each weighing as much more; those with steps below all are.
     max_drift: mean nats per step between what the player and the params that
       should play give to the steps of new trees; more is an alarm, 0 has none.
     on_drift: an alarm is reported and counted, or ends the run.
@@ -130,6 +132,7 @@ class LearnerConfig:
   steps_per_iteration: int = 64
   steps_per_call: int = 1
   batch_size: int = 256
+  lines_per_row: int = 1
   optimizer: Literal["adamw", "muon"] = "adamw"
   learning_rate: float = 1e-3
   warmup_steps: int = 50
@@ -152,9 +155,14 @@ class LearnerConfig:
   target_decay: float = 0.995
   kl_target: float = 0.0
   min_visits: int = 1
-  light_lines: float = 0.25
+  light_steps: float = 0.25
   max_drift: float = 0.2
   on_drift: Literal["warn", "stop"] = "warn"
+
+  @property
+  def lines_per_batch(self) -> int:
+    """Lines of a batch of nothing but lines."""
+    return self.batch_size * self.lines_per_row
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,14 +30,14 @@ PROMPT = "inputs_pretokenized"
 WEIGHTS = tuple(
   field.name
   for field in dataclasses.fields(TrainBatch)
-  if field.name not in ("tokens", "length") and field.default is not None
+  if field.name != "tokens" and field.default is not None
 )
 
 Example = dict[str, Any]
 
 
 def from_play(line: HindsightLine, vocabulary: Vocabulary) -> Example:
-  """An example of the warm start; see `learner.lines.plays_to_lines`.
+  """An example of the warm start; see `learner.plays.plays_to_rows`.
 
   Right steps have policy weight 1 and label 1, the bad one has label 0 and is
   the last. Value and PRM share the labels.

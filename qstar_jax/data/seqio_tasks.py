@@ -412,6 +412,8 @@ _MODEL_FEATURES = {
 class LineConverter(seqio.FeatureConverter):
   """From examples to rows with the field names of `records.TrainBatch`.
 
+  And `length`, the tokens in use.
+
   T is the sum of the lengths of `inputs` and `targets`; prompt and steps stand
   together, followed by padding.
   """

@@ -26,11 +26,12 @@ _EXAMPLE = "4 9 10 13"
 class Game24(NumberGame):
   """Four numbers 1 to 13, e.g. `4 9 10 13`. See `number_game` for the rules.
 
-  The target is 24 in sampled problems and any integer reached in random play;
-  the prompt always names it. Difficulty is 3, the number of operations.
+  The target is 24 in sampled problems, and any integer in related ones and in
+  random play; the prompt always names it. Difficulty is 3, the number of
+  operations.
 
   Attributes:
-    max_target: largest target of random play, 24 to 999999.
+    max_target: largest of the other targets, 24 to 999999.
     integers_only: sampled hands can be solved, and random play goes, with
       positive integers throughout; otherwise fractions and negatives occur.
       The rules do not depend on it.

@@ -149,7 +149,7 @@ class NumberGame(StepDomain):
     """The error of a generator that finds nothing."""
     return UserError(
       f"domain.options.max_target is {self.max_target}: none of {MAX_DRAWS} "
-      "random plays reaches a target that small; raise it"
+      "random draws reaches a target that small; raise it"
     )
 
   def _make_problem(self, numbers: list[int], target: int) -> Problem:

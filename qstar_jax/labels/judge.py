@@ -124,7 +124,6 @@ def verdict_rows(
   nothing = np.zeros(tokens.shape, np.float32)
   return TrainBatch(
     tokens=tokens,
-    length=start + length,
     policy_weight=policy_weight.astype(np.float32),
     value_target=nothing,
     value_weight=nothing,

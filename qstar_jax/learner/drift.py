@@ -20,7 +20,7 @@ from qstar_jax import improvement
 from qstar_jax.config import ExperimentConfig
 from qstar_jax.distributed import rules
 from qstar_jax.learner import forest as forest_lib
-from qstar_jax.learner import lines
+from qstar_jax.learner import rows
 from qstar_jax.learner.train_step import put_batches
 from qstar_jax.records import TrainBatch, TreeRecord
 
@@ -34,7 +34,8 @@ class DriftMeter:
   def __init__(
     self, graphdef: nnx.GraphDef, config: ExperimentConfig, mesh: Mesh
   ):
-    """Compiles nothing yet; measures `learner.batch_size` trees at most."""
+    """Compiles nothing yet; measures `learner.lines_per_batch` trees
+    at most."""
     self._config = config
     self._mesh = mesh
 
@@ -57,24 +58,23 @@ class DriftMeter:
 
     Args:
       params: of the network, on the mesh.
-      trees: at least one; those past the first `learner.batch_size` are not
-        looked at.
+      trees: at least one; of more than `learner.lines_per_batch` the first.
       rng: draws the steps; consumed.
 
     Returns:
       See `statistics`.
     """
-    batch_size = self._config.learner.batch_size
+    num_lines = self._config.learner.lines_per_batch
     batch, behaviour = draw_steps(
-      trees[:batch_size], rng, self._config.text.max_line_tokens
+      trees[:num_lines], rng, self._config.text.max_line_tokens
     )
-    rows = np.arange(len(behaviour))
+    index = np.arange(len(behaviour))
     # Actors measure it too, whose devices need not divide a learner's batch.
     num_shards = rules.num_shards(self._mesh.shape)
-    num_rows = -(-batch_size // num_shards) * num_shards
-    batch = lines.batch_lines(batch, rows, num_rows)
+    num_rows = -(-num_lines // num_shards) * num_shards
+    batch = rows.take(batch, index, num_rows)
     log_prob = self._log_prob(params, put_batches([batch], self._mesh))
-    return statistics(jax.device_get(log_prob)[rows] - behaviour)
+    return statistics(jax.device_get(log_prob)[index] - behaviour)
 
 
 def draw_steps(
@@ -120,32 +120,31 @@ def _lines_to(
   forest: forest_lib.Forest, edge_K: np.ndarray, max_line_tokens: int
 ) -> TrainBatch:
   """A row for each edge: the prompt and the steps down to it."""
-  length = forest.edges["length"]
-  edge_offset = forest.prompt_length.sum() + np.cumsum(length) - length
-  prompt_offset = np.cumsum(forest.prompt_length) - forest.prompt_length
-  # The edge itself, then the one above it, to the root's; -1 past that.
-  edge_DK = np.vstack([edge_K[None], forest.above(edge_K)])
-  length_DK = forest_lib.at(length, edge_DK, 0)
-  tree_K = forest.tree_of_edge[edge_K]
-  prompt_K = forest.prompt_length[tree_K]
-  end_DK = prompt_K + length_DK[::-1].cumsum(axis=0)[::-1]
-  is_edge_DK = edge_DK >= 0
-  row_K = np.arange(len(edge_K))
-  row = np.broadcast_to(row_K, edge_DK.shape)[is_edge_DK]
-  edge = edge_DK[is_edge_DK]
-  none = np.zeros(len(row_K) + len(row))
-  lesson = lines.Lesson(
-    row=np.concatenate([row_K, row]),
-    start=np.concatenate([0 * row_K, (end_DK - length_DK)[is_edge_DK]]),
-    offset=np.concatenate([prompt_offset[tree_K], edge_offset[edge]]),
-    length=np.concatenate([prompt_K, length[edge]]),
-    policy_weight=np.concatenate([0 * row_K, edge == edge_K[row]]),
+  edge_offset, edge_length = forest.edge_offset, forest.edges["length"]
+  prompt_offset = forest.prompt_offset
+
+  def tokens_at(offset, length):
+    return forest.tokens[offset : offset + length]
+
+  lines = []
+  for edge, above in zip(edge_K, forest.above(edge_K).T, strict=True):
+    tree = forest.tree_of_edge[edge]
+    prompt = tokens_at(prompt_offset[tree], forest.prompt_length[tree])
+    path = [*above[above >= 0][::-1], edge]
+    steps = [tokens_at(edge_offset[e], edge_length[e]) for e in path]
+    lines.append([prompt, *steps])
+  tokens, pieces = rows.in_lines(lines)
+  none = np.zeros(len(pieces["length"]))
+  is_end = np.append(pieces["above"][1:] < 0, True)
+  lesson = rows.Lesson(
+    **pieces,
+    policy_weight=is_end,
     value_target=none,
     value_weight=none,
     prm_target=none,
     prm_weight=none,
   )
-  return lines.assemble(forest.tokens, lesson, len(edge_K), max_line_tokens)
+  return rows.assemble_lines(tokens, lesson, max_line_tokens, 1)
 
 
 def statistics(log_ratio: np.ndarray) -> dict[str, float]:

@@ -65,6 +65,26 @@ class Forest:
     """int [E]."""
     return np.repeat(self.tree_of_node, self.num_candidates)
 
+  @property
+  def prompt_offset(self) -> np.ndarray:
+    """int [K], the places of the prompts in `tokens`."""
+    return np.cumsum(self.prompt_length) - self.prompt_length
+
+  @property
+  def edge_offset(self) -> np.ndarray:
+    """int [E], the places of the edges' steps in `tokens`."""
+    length = self.edges["length"]
+    return self.prompt_length.sum() + np.cumsum(length) - length
+
+  @functools.cached_property
+  def node_below(self) -> np.ndarray:
+    """int [E], the node that the edge leads to; -1 if it has no candidates."""
+    below = np.full(len(self.edges["count"]), -1)
+    has_more = self.edges["count"].reshape(-1, self.num_candidates).any(axis=1)
+    node = np.flatnonzero(has_more & (self.ancestors[0] >= 0))
+    below[self.ancestors[0, node]] = node
+    return below
+
   @functools.cached_property
   def is_failed(self) -> np.ndarray:
     """bool [E], the edge or one above it is illegal: the line is lost."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qstar_jax.learner import lines
+from qstar_jax.learner import rows
 from qstar_jax.records import NO_LABEL, TrainBatch
 
 
@@ -24,10 +24,13 @@ class LabelledTokens:
   label: Sequence[float]
 
 
-def labelled_to_lines(
-  labelled: Sequence[LabelledTokens], max_line_tokens: int
+def labelled_to_rows(
+  labelled: Sequence[LabelledTokens],
+  max_line_tokens: int,
+  *,
+  lines_per_row: int = 1,
 ) -> TrainBatch:
-  """Rows of labelled lines: row i of the batch is labelled[i].
+  """Rows of labelled lines: lines in order, so many in each row.
 
   A label is the PRM's target, and the weight of its step for the policy: steps
   are imitated as far as they are right. There are no value targets: nobody has
@@ -35,24 +38,26 @@ def labelled_to_lines(
 
   Args:
     labelled: lines.
-    max_line_tokens: T.
+    max_line_tokens: of a line.
+    lines_per_row: T is so many times `max_line_tokens`.
 
   Raises:
-    UserError: a line is longer than T.
+    UserError: a line is longer than `max_line_tokens`.
   """
-  rows = [[line.prompt, *line.steps] for line in labelled]
   label = np.array(
     [x for line in labelled for x in (NO_LABEL, *line.label)], np.float32
   )
   is_labelled = label != NO_LABEL
   target = np.where(is_labelled, label, 0)
-  tokens, places = lines.lay_out(rows)
-  lesson = lines.Lesson(
-    **places,
+  tokens, pieces = rows.in_lines(
+    [[line.prompt, *line.steps] for line in labelled]
+  )
+  lesson = rows.Lesson(
+    **pieces,
     policy_weight=target,
     value_target=np.zeros_like(target),
     value_weight=np.zeros_like(target),
     prm_target=target,
     prm_weight=is_labelled,
   )
-  return lines.assemble(tokens, lesson, len(rows), max_line_tokens)
+  return rows.assemble_lines(tokens, lesson, max_line_tokens, lines_per_row)

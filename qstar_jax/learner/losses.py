@@ -41,10 +41,9 @@ def policy_loss(
   never in how one candidate, node or token weighs against another.
 
   Args:
-    logits_BTV: at position t, of the token at t + 1.
+    logits_BTV: of the token at t, from what is before it.
     tokens_BT: int.
-    weight_BT: of the token at t; what stands at position 0 has no effect, since
-      nothing predicts that token.
+    weight_BT: of the token at t, >= 0; 0 where nothing predicts it.
 
   Returns:
     A scalar; 0, with zero gradient, if all weights are 0.
@@ -52,21 +51,18 @@ def policy_loss(
   Raises:
     AssertionError: the shapes do not match.
   """
-  return weighted_mean(token_nll(logits_BTV, tokens_BT), next_token(weight_BT))
+  return weighted_mean(token_nll(logits_BTV, tokens_BT), weight_BT)
 
 
 def token_nll(logits_BTV: chex.Array, tokens_BT: chex.Array) -> chex.Array:
-  """-log p at position t of the token at t + 1, nats: [B, T].
+  """-log p of the token at t, nats: [B, T]. Arguments as of `policy_loss`.
 
   Raises:
     AssertionError: the shapes do not match.
   """
   chex.assert_rank(logits_BTV, 3)
   chex.assert_shape(tokens_BT, logits_BTV.shape[:2])
-  # The small arrays move, not the logits: a slice of those would copy them.
-  return optax.softmax_cross_entropy_with_integer_labels(
-    logits_BTV, next_token(tokens_BT)
-  )
+  return optax.softmax_cross_entropy_with_integer_labels(logits_BTV, tokens_BT)
 
 
 def value_loss(
@@ -98,7 +94,7 @@ def prm_loss(
 
 
 def prm_ranking_loss(
-  better_B: chex.Array, worse_B: chex.Array, weight_B: chex.Array
+  better: chex.Array, worse: chex.Array, weight: chex.Array
 ) -> chex.Array:
   """Weighted mean of -log P(better beats worse), in nats.
 
@@ -106,9 +102,9 @@ def prm_ranking_loss(
   pairs of candidates of one node.
 
   Args:
-    better_B: PRM logit of the candidate with the larger label.
-    worse_B: of the other one.
-    weight_B: >= 0; 0 where there is no pair.
+    better: PRM logit of the candidate with the larger label.
+    worse: of the other one, of the same shape.
+    weight: >= 0; 0 where there is no pair.
 
   Returns:
     A scalar; 0, with zero gradient, if all weights are 0.
@@ -116,9 +112,8 @@ def prm_ranking_loss(
   Raises:
     AssertionError: the shapes do not match.
   """
-  chex.assert_rank(better_B, 1)
-  chex.assert_equal_shape([better_B, worse_B, weight_B])
-  return weighted_mean(jax.nn.softplus(worse_B - better_B), weight_B)
+  chex.assert_equal_shape([better, worse, weight])
+  return weighted_mean(jax.nn.softplus(worse - better), weight)
 
 
 def _cross_entropy(
@@ -129,8 +124,3 @@ def _cross_entropy(
   return weighted_mean(
     optax.sigmoid_binary_cross_entropy(logits_BT, target_BT), weight_BT
   )
-
-
-def next_token(x_BT: chex.Array) -> chex.Array:
-  """x at t + 1; 0 at the last position."""
-  return jnp.pad(x_BT[:, 1:], ((0, 0), (0, 1)))

@@ -36,39 +36,68 @@ class Pass:
   reference: Transformer | None = None
   target: Transformer | None = None
 
+  def _hidden(self, model: Transformer) -> chex.Array:
+    batch = self.batch
+    return model.forward(
+      batch.tokens, position_BT=batch.position, last_BT=batch.last
+    )
+
+  def _before(self, after_BTX: chex.Array) -> chex.Array:
+    """What stands at the token before each one in its line."""
+    if self.batch.previous is None:
+      first_B1X = jnp.zeros_like(after_BTX[:, :1])
+      return jnp.concatenate([first_B1X, after_BTX[:, :-1]], axis=1)
+    extra = (1,) * (after_BTX.ndim - 2)
+    index = jnp.reshape(self.batch.previous, (*after_BTX.shape[:2], *extra))
+    return jnp.take_along_axis(after_BTX, index, axis=1)
+
   @functools.cached_property
   def hidden_BTM(self) -> chex.Array:
-    """Final hidden states of the lines."""
-    return self.model.forward(self.batch.tokens)
+    """Final hidden states after the tokens."""
+    return self._hidden(self.model)
+
+  @functools.cached_property
+  def before_BTM(self) -> chex.Array:
+    """Final hidden states before the tokens, which predict them."""
+    return self._before(self.hidden_BTM)
 
   @functools.cached_property
   def logits_BTV(self) -> chex.Array:
-    """Policy logits: at position t, of the token at t + 1."""
-    return self.model.logits(self.hidden_BTM)
+    """Policy logits of the tokens."""
+    return self.model.logits(self.before_BTM)
+
+  @functools.cached_property
+  def reference_BTV(self) -> chex.Array:
+    """Logits of the tokens by the reference."""
+    return self.reference.logits(self._before(self._hidden(self.reference)))
 
   @functools.cached_property
   def heads_BT(self) -> HeadOutput:
     """Value and PRM logits."""
     return self.model.heads(self.hidden_BTM)
 
-  def _q_of_next(self, model: Transformer) -> chex.Array:
-    next_BT1 = losses.next_token(self.batch.tokens)[..., None]
-    return model.token_q(self.hidden_BTM, next_BT1)[..., 0]
+  def _q(self, model: Transformer) -> chex.Array:
+    return model.token_q(self.before_BTM, self.batch.tokens[..., None])[..., 0]
 
   @functools.cached_property
   def token_q_ZBT(self) -> chex.Array:
-    """Q of twin heads: at position t, of the token at t + 1."""
-    return self._q_of_next(self.model)
+    """Q of the tokens, by twin heads."""
+    return self._q(self.model)
 
   @functools.cached_property
   def target_q_BT(self) -> chex.Array:
     """The smaller Q of the target heads, a constant."""
-    return jax.lax.stop_gradient(jnp.min(self._q_of_next(self.target), axis=0))
+    return jax.lax.stop_gradient(jnp.min(self._q(self.target), axis=0))
 
   @functools.cached_property
   def token_value_BT(self) -> chex.Array:
-    """V that belongs to token-Q, after the token at t."""
+    """V that belongs to token-Q, after the tokens."""
     return self.model.token_value(self.hidden_BTM)
+
+  @functools.cached_property
+  def token_value_before_BT(self) -> chex.Array:
+    """The same before the tokens."""
+    return self._before(self.token_value_BT)
 
 
 def _value(x: Pass) -> chex.Array:
@@ -86,23 +115,15 @@ def _prm(x: Pass) -> chex.Array:
 def _policy(x: Pass) -> chex.Array:
   tokens_BT, weight_BT = x.batch.tokens, x.batch.policy_weight
   if x.model.config.recompute:
-    following_BT = losses.next_token(tokens_BT)
-    nll_BT = x.model.token_nll(x.hidden_BTM, following_BT)
-    return losses.weighted_mean(nll_BT, losses.next_token(weight_BT))
+    nll_BT = x.model.token_nll(x.before_BTM, tokens_BT)
+    return losses.weighted_mean(nll_BT, weight_BT)
   return losses.policy_loss(x.logits_BTV, tokens_BT, weight_BT)
 
 
 def _prm_ranking(x: Pass) -> chex.Array:
-  def last(logits_BT, length_B):
-    last_B1 = jnp.maximum(length_B - 1, 0)[:, None]
-    return jnp.take_along_axis(logits_BT, last_B1, axis=1)[:, 0]
-
-  rival_BTM = x.model.forward(x.batch.rival_tokens)
-  return losses.prm_ranking_loss(
-    last(x.model.heads(rival_BTM).prm_logit, x.batch.rival_length),
-    last(x.heads_BT.prm_logit, x.batch.length),
-    x.batch.rival_weight,
-  )
+  prm_BT = x.heads_BT.prm_logit
+  rival_BT = jnp.take_along_axis(prm_BT, x.batch.rival, axis=1)
+  return losses.prm_ranking_loss(rival_BT, prm_BT, x.batch.rival_weight)
 
 
 def _token_q(x: Pass) -> chex.Array:
@@ -118,7 +139,7 @@ def _token_q(x: Pass) -> chex.Array:
 
 def _token_value(x: Pass) -> chex.Array:
   return offline.expectile_loss(
-    x.token_value_BT,
+    x.token_value_before_BT,
     x.target_q_BT,
     x.batch.action_weight,
     expectile=x.config.expectile,
@@ -127,7 +148,7 @@ def _token_value(x: Pass) -> chex.Array:
 
 def _cql(x: Pass) -> chex.Array:
   return offline.cql_loss(
-    x.model.token_q_log_sum(x.hidden_BTM), x.token_q_ZBT, x.batch.action_weight
+    x.model.token_q_log_sum(x.before_BTM), x.token_q_ZBT, x.batch.action_weight
   )
 
 
@@ -136,16 +157,15 @@ def _awac(x: Pass) -> chex.Array:
     x.logits_BTV,
     x.batch.tokens,
     x.batch.action_weight,
-    x.target_q_BT - x.token_value_BT,
+    x.target_q_BT - x.token_value_before_BT,
     temperature=x.config.advantage_temperature,
     max_weight=x.config.max_advantage_weight,
   )
 
 
 def _kl(x: Pass) -> chex.Array:
-  reference_BTM = x.reference.forward(x.batch.tokens)
   return regularizers.kl_loss(
-    x.logits_BTV, x.reference.logits(reference_BTM), x.batch.policy_weight
+    x.logits_BTV, x.reference_BTV, x.batch.policy_weight
   )
 
 
@@ -170,7 +190,7 @@ LOSSES: Mapping[str, Loss] = {
   "value": Loss(_value),
   "prm": Loss(_prm),
   "policy": Loss(_policy),
-  "prm_ranking": Loss(_prm_ranking, "rival_tokens"),
+  "prm_ranking": Loss(_prm_ranking, "rival"),
   "token_q": Loss(_token_q, "reward"),
   "token_value": Loss(_token_value, "reward"),
   "cql": Loss(_cql, "reward"),

@@ -1,8 +1,7 @@
 """Losses of offline reinforcement learning over tokens: ILQL, AWR, AWAC.
 
-The state at position t is the line up to token t, the action is token t + 1.
-What a batch says of a token stands at the token, what the network says of it
-one position before, as with policy logits.
+The action at t is the token there; it goes from the state before it, the line
+up to the token that it follows, to the state after it.
 
 Implicit language Q-learning (Snell et al. 2022, arXiv:2206.11871) is the sum of
 `q_loss`, `expectile_loss` and `cql_loss`. Deviations: the squared
@@ -15,7 +14,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from qstar_jax.learner.losses import next_token, token_nll, weighted_mean
+from qstar_jax.learner.losses import token_nll, weighted_mean
 
 
 def advantage_weight(
@@ -49,10 +48,10 @@ def awac_loss(
   which learns nothing here.
 
   Args:
-    logits_BTV: at position t, of the token at t + 1.
+    logits_BTV: of the token at t, from the state before it.
     tokens_BT: int.
     weight_BT: of the token at t, >= 0.
-    advantage_BT: Q - V at position t, of the token at t + 1.
+    advantage_BT: Q of the token at t less V of the state before it.
     temperature: see `advantage_weight`.
     max_weight: see `advantage_weight`.
 
@@ -69,7 +68,7 @@ def awac_loss(
     max_weight=max_weight,
   )
   nll_BT = token_nll(logits_BTV, tokens_BT)
-  return weighted_mean(nll_BT, next_token(weight_BT) * factor_BT)
+  return weighted_mean(nll_BT, weight_BT * factor_BT)
 
 
 def q_loss(
@@ -82,8 +81,8 @@ def q_loss(
   """Squared error of Q to reward + discount · V(next state), over Z heads.
 
   Args:
-    q_ZBT: at position t, of the token at t + 1.
-    value_BT: V of the state at t, constant here.
+    q_ZBT: of the token at t.
+    value_BT: V of the state after the token at t, constant here.
     reward_BT: of the token at t.
     discount_BT: in [0, 1], of what comes after the token at t.
     weight_BT: of the token at t, >= 0.
@@ -97,8 +96,8 @@ def q_loss(
   chex.assert_equal_shape([value_BT, reward_BT, discount_BT, weight_BT])
   chex.assert_shape(q_ZBT, (None, *value_BT.shape))
   target_BT = reward_BT + discount_BT * jax.lax.stop_gradient(value_BT)
-  error_ZBT = q_ZBT - next_token(target_BT)[None]
-  return weighted_mean(jnp.sum(error_ZBT**2, axis=0), next_token(weight_BT))
+  error_ZBT = q_ZBT - target_BT[None]
+  return weighted_mean(jnp.sum(error_ZBT**2, axis=0), weight_BT)
 
 
 def expectile_loss(
@@ -114,8 +113,8 @@ def expectile_loss(
   1/2 V is the mean of Q over the data, towards 1 its maximum.
 
   Args:
-    value_BT: V of the state at t.
-    q_BT: at position t, of the token at t + 1; constant here.
+    value_BT: V of the state before the token at t.
+    q_BT: of the token at t; constant here.
     weight_BT: of the token at t, >= 0.
     expectile: in (0, 1).
 
@@ -128,7 +127,7 @@ def expectile_loss(
   chex.assert_equal_shape([value_BT, q_BT, weight_BT])
   above_BT = jax.lax.stop_gradient(q_BT) - value_BT
   side_BT = jnp.where(above_BT < 0, 1 - expectile, expectile)
-  return weighted_mean(side_BT * above_BT**2, next_token(weight_BT))
+  return weighted_mean(side_BT * above_BT**2, weight_BT)
 
 
 def cql_loss(
@@ -140,8 +139,8 @@ def cql_loss(
   no more than those that somebody did.
 
   Args:
-    log_sum_ZBT: over Q of all tokens after position t.
-    q_ZBT: at position t, of the token at t + 1.
+    log_sum_ZBT: over Q of all tokens that might stand at t.
+    q_ZBT: of the token at t.
     weight_BT: of the token at t, >= 0.
 
   Returns:
@@ -153,4 +152,4 @@ def cql_loss(
   chex.assert_equal_shape([log_sum_ZBT, q_ZBT])
   chex.assert_shape(q_ZBT, (None, *weight_BT.shape))
   gap_BT = jnp.sum(log_sum_ZBT - q_ZBT, axis=0)
-  return weighted_mean(gap_BT, next_token(weight_BT))
+  return weighted_mean(gap_BT, weight_BT)

@@ -1,4 +1,4 @@
-"""A learner phase: gradient steps on lines sampled from the replay window."""
+"""A learner phase: gradient steps on trees sampled from the replay window."""
 
 import itertools
 from collections.abc import Callable, Iterator
@@ -10,22 +10,22 @@ from jax.sharding import Mesh
 
 from qstar_jax.config import ExperimentConfig
 from qstar_jax.errors import UserError
-from qstar_jax.learner import lines as lines_lib
+from qstar_jax.learner import rows as rows_lib
 from qstar_jax.learner import targets
 from qstar_jax.learner.train_step import TrainState, put_batches
 from qstar_jax.records import TrainBatch
 from qstar_jax.replay.window import ReplayWindow
 
-# Trees sampled and turned into lines at once.
+# Trees sampled and turned into rows at once.
 _TREES_PER_DRAW = 64
 
 
 def sample_batches(
   window: ReplayWindow, rng: np.random.Generator, config: ExperimentConfig
 ) -> Iterator[TrainBatch]:
-  """The batches of one phase: lines of sampled trees, shuffled together.
+  """The batches of one phase: rows of sampled trees, shuffled together.
 
-  Trees are sampled until they give as many lines as the phase needs, or the
+  Trees are sampled until they give as many rows as the phase needs, or the
   window has no more to give: there may be fewer batches than steps.
 
   Args:
@@ -39,21 +39,20 @@ def sample_batches(
   learner = config.learner
   wanted = learner.steps_per_iteration * learner.batch_size
   parts: list[TrainBatch] = []
-  num_lines = 0
-  while num_lines < wanted and (trees := window.sample(_TREES_PER_DRAW)):
-    part = targets.trees_to_lines(
-      trees, learner, config.search, config.text.max_line_tokens
+  num_rows = 0
+  while num_rows < wanted and (trees := window.sample(_TREES_PER_DRAW)):
+    part = targets.trees_to_rows(
+      trees, learner, config.search, config.row_tokens, rng
     )
-    part = lines_lib.thin_light_lines(part, learner.light_lines, rng)
     parts.append(part)
-    num_lines += len(part.tokens)
-  if num_lines == 0:
+    num_rows += len(part.tokens)
+  if num_rows == 0:
     return
-  every = lines_lib.join(parts)
-  order = rng.permutation(num_lines)[:wanted]
+  every = rows_lib.join(parts)
+  order = rng.permutation(num_rows)[:wanted]
   for start in range(0, len(order), learner.batch_size):
-    rows = order[start : start + learner.batch_size]
-    yield lines_lib.batch_lines(every, rows, learner.batch_size)
+    index = order[start : start + learner.batch_size]
+    yield rows_lib.take(every, index, learner.batch_size)
 
 
 def run_steps(

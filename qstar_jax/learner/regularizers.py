@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from qstar_jax.learner.losses import next_token, weighted_mean
+from qstar_jax.learner.losses import weighted_mean
 
 # Of the controller: the coefficient's largest relative change in a step is
 # their product.
@@ -20,9 +20,9 @@ def kl_loss(
   Over the whole vocabulary, so that it has no noise of its own.
 
   Args:
-    logits_BTV: of pi.
-    reference_BTV: logits of the reference, constant here.
-    weight_BT: of the token at t, >= 0; its state is the one before it.
+    logits_BTV: of pi, of the token at t.
+    reference_BTV: of the reference, constant here.
+    weight_BT: of the token at t, >= 0.
 
   Returns:
     A scalar >= 0; 0, with zero gradient, if all weights are 0.
@@ -34,15 +34,15 @@ def kl_loss(
   log_pi_BTV = _finite_log_softmax(logits_BTV)
   ratio_BTV = log_pi_BTV - _finite_log_softmax(reference_BTV)
   kl_BT = jnp.sum(jnp.exp(log_pi_BTV) * ratio_BTV, axis=-1)
-  return weighted_mean(kl_BT, next_token(weight_BT))
+  return weighted_mean(kl_BT, weight_BT)
 
 
 def entropy_loss(logits_BTV: chex.Array, weight_BT: chex.Array) -> chex.Array:
   """Minus the weighted mean entropy of the next token, in nats: <= 0.
 
   Args:
-    logits_BTV: of pi.
-    weight_BT: of the token at t, >= 0; its state is the one before it.
+    logits_BTV: of pi, of the token at t.
+    weight_BT: of the token at t, >= 0.
 
   Returns:
     A scalar; 0, with zero gradient, if all weights are 0.
@@ -52,7 +52,7 @@ def entropy_loss(logits_BTV: chex.Array, weight_BT: chex.Array) -> chex.Array:
   """
   log_pi_BTV = _finite_log_softmax(logits_BTV)
   negative_BT = jnp.sum(jnp.exp(log_pi_BTV) * log_pi_BTV, axis=-1)
-  return weighted_mean(negative_BT, next_token(weight_BT))
+  return weighted_mean(negative_BT, weight_BT)
 
 
 def _finite_log_softmax(logits_BTV: chex.Array) -> chex.Array:

@@ -1,12 +1,10 @@
 """What the learner learns from search trees.
 
-A tree becomes lines, one for each candidate with nothing below it, root to
-leaf. An edge (a node's candidate) lies on many lines but its targets stand in
-exactly one of them; in the others its tokens are context. Targets are functions
-of the raw tree, computed on read: a new rule needs no new play.
+Every edge, a node's candidate, is a step with targets of its own, that stands
+once in a row below the steps that it goes on from. Targets are functions of the
+raw tree, computed on read: a new rule needs no new play.
 """
 
-import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,23 +12,24 @@ import numpy as np
 from qstar_jax.config import LearnerConfig, SearchConfig
 from qstar_jax.learner import forest as forest_lib
 from qstar_jax.learner import (
-  lines,
   objective,
   policy_targets,
   returns,
+  rows,
   tree_policy,
 )
 from qstar_jax.learner.forest import Forest, Targets
 from qstar_jax.records import Outcome, TrainBatch, TreeRecord
 
 
-def trees_to_lines(
+def trees_to_rows(
   trees: Sequence[TreeRecord],
   learner: LearnerConfig,
   search: SearchConfig,
-  max_line_tokens: int,
+  row_tokens: int,
+  rng: np.random.Generator,
 ) -> TrainBatch:
-  """The lines of trees that have something to teach.
+  """What trees have to teach.
 
   * Policy: at every node with `learner.min_visits` visits or more, each token
     of candidate a weighs pi'(a), the improved policy, times the probability
@@ -48,10 +47,11 @@ def trees_to_lines(
     learner: reads the losses and what is to be learned from trees.
     search: reads utility and the constants of sigma and PUCT, which the trees
       were searched with.
-    max_line_tokens: T of the batch.
+    row_tokens: T of the batch.
+    rng: draws the light steps that stay; consumed.
 
   Returns:
-    As many rows as there are lines with any weight; 0 if there are none.
+    As many rows as it takes; 0 if there is nothing to teach.
 
   Raises:
     UserError: a line is longer than T.
@@ -69,26 +69,20 @@ def trees_to_lines(
     prm = Targets((1 + change.target) / 2, change.weight)
   else:
     prm = _prm_labels(forest)
-  actions = {}
+  columns = {
+    "policy_weight": policy_targets.policy_weights(forest, policy_NA, learner),
+    "value_target": edge_value.target,
+    "value_weight": edge_value.weight,
+    "prm_target": prm.target,
+    "prm_weight": prm.weight,
+  }
   if objective.reads(learner, "reward"):
-    actions = returns.actions(forest, policy_NA, learner)
-  policy = policy_targets.policy_weights(forest, policy_NA, learner)
-  leaf = _leaves(forest)
-  lesson = _place(forest, leaf, policy, edge_value, root_value, prm, actions)
-  weight = lesson.policy_weight + lesson.value_weight + lesson.prm_weight
-  if actions:
-    weight = weight + lesson.action_weight
-  is_kept = np.bincount(lesson.row, weights=weight) > 0
-  kept = is_kept[lesson.row]
-  columns = {k: v if v is None else v[kept] for k, v in vars(lesson).items()}
-  columns["row"] = (np.cumsum(is_kept) - 1)[columns["row"]]
-  batch = lines.assemble(
-    forest.tokens, lines.Lesson(**columns), is_kept.sum(), max_line_tokens
-  )
-  if objective.reads(learner, "rival_tokens"):
-    rivals = _rivals(forest, leaf[is_kept], prm, max_line_tokens)
-    batch = dataclasses.replace(batch, **rivals)
-  return batch
+    columns |= returns.actions(forest, policy_NA, learner)
+  if objective.reads(learner, "rival"):
+    columns |= _rivals(forest, prm)
+  columns = _thin(forest, columns, learner.light_steps, rng)
+  lesson = _in_preorder(forest, columns, root_value)
+  return rows.assemble(forest.tokens, lesson, row_tokens)
 
 
 def _value_targets(
@@ -166,112 +160,132 @@ def _prm_labels(forest: Forest) -> Targets:
   return Targets(target=is_right, weight=is_right | forest.is_settled)
 
 
-def _leaves(forest: Forest) -> np.ndarray:
-  """The last edges of all lines: candidates with nothing below, int [R]."""
-  into_node = forest.ancestors[0]
-  is_leaf = forest.edges["count"] > 0
-  has_more = is_leaf.reshape(-1, forest.num_candidates).any(axis=1)
-  is_leaf[into_node[has_more & (into_node >= 0)]] = False
-  return np.flatnonzero(is_leaf)
+# Policy weight of a token below which a step counts as light.
+_LIGHT = 0.1
 
 
-def _lay_out(
-  forest: Forest, leaf: np.ndarray, row: np.ndarray
-) -> tuple[lines.Segments, np.ndarray]:
-  """Lines that end in edges `leaf`, int [R], in the rows of a batch.
-
-  Returns:
-    The R prompts, then the steps of all lines; and the steps' edges.
-  """
-  length = forest.edges["length"]
-  above_node = forest_lib.at(length, forest.ancestors, 0).sum(axis=0)
-  node_start = forest.prompt_length[forest.tree_of_node] + above_node
-  edge_start = np.repeat(node_start, forest.num_candidates)
-  prompt_offset = np.cumsum(forest.prompt_length) - forest.prompt_length
-  edge_offset = forest.prompt_length.sum() + np.cumsum(length) - length
-  on_line = np.vstack([leaf[None], forest.above(leaf)])
-  edge = on_line[on_line >= 0]
-  tree = forest.tree_of_edge[leaf]
-
-  def column(of_prompt, of_edge):
-    return np.concatenate([of_prompt, of_edge])
-
-  return lines.Segments(
-    row=column(row, np.broadcast_to(row, on_line.shape)[on_line >= 0]),
-    start=column(np.zeros(len(leaf), np.int64), edge_start[edge]),
-    offset=column(prompt_offset[tree], edge_offset[edge]),
-    length=column(forest.prompt_length[tree], length[edge]),
-  ), edge
-
-
-def _place(
+def _thin(
   forest: Forest,
-  leaf: np.ndarray,
-  edge_policy: np.ndarray,
-  edge_value: Targets,
-  root_value: Targets,
-  prm: Targets,
-  actions: dict[str, np.ndarray],
-) -> lines.Lesson:
-  """One row per line, the prompt and every edge with targets in one of them."""
-  segments, edge = _lay_out(forest, leaf, np.arange(len(leaf)))
-  tree = forest.tree_of_edge[leaf]
-  credit, root_credit = _first_of_each(edge), _first_of_each(tree)
-  none = np.zeros(len(tree))
-
-  def column(of_prompt, of_edge):
-    return np.concatenate([of_prompt, of_edge])
-
-  columns = {name: column(none, y[edge]) for name, y in actions.items()}
-  if actions:
-    columns["action_weight"][len(tree) :] *= credit
-  return lines.Lesson(
-    **vars(segments),
-    policy_weight=column(none, credit * edge_policy[edge]),
-    value_target=column(root_value.target[tree], edge_value.target[edge]),
-    value_weight=column(
-      root_credit * root_value.weight[tree], credit * edge_value.weight[edge]
-    ),
-    prm_target=column(none, prm.target[edge]),
-    prm_weight=column(none, credit * prm.weight[edge]),
-    **columns,
-  )
-
-
-def _rivals(
-  forest: Forest, leaf: np.ndarray, prm: Targets, max_line_tokens: int
+  columns: dict[str, np.ndarray],
+  share: float,
+  rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-  """For lines whose last step has a better sibling, the line that ends in it.
+  """Takes the weight off most steps that hardly teach the policy, without bias.
 
-  Better is what has the larger label; of several siblings it is the best one.
-  Each labelled leaf is compared once, with the best that stood beside it.
+  Most steps of a tree are candidates that the improved policy dropped and
+  nothing went on from: they show value and PRM one more mistake. Those that
+  stay weigh 1 / share, so every loss keeps its expectation and gradient steps
+  go to what matters.
 
   Args:
     forest: the trees.
-    leaf: int [B], the last edges of the rows.
-    prm: labels of edges.
-    max_line_tokens: T.
+    columns: of edges [E], by names of `rows.Lesson`.
+    share: of the light steps that stay, in (0, 1].
+    rng: consumed.
 
   Returns:
-    The fields of `TrainBatch` by name.
+    The columns with other weights.
+  """
+  is_light = (columns["policy_weight"] < _LIGHT) & (forest.node_below < 0)
+  stays = rng.random(len(is_light)) < share
+  scale = np.where(is_light, stays / share, 1.0)
+  return {
+    name: scale * column if name.endswith("_weight") else column
+    for name, column in columns.items()
+  }
+
+
+def _rivals(forest: Forest, prm: Targets) -> dict[str, np.ndarray]:
+  """For labelled steps with a better sibling the best one, an edge; or -1.
+
+  Better is what has the larger label.
   """
   label = np.where(prm.weight > 0, prm.target, -np.inf)
-  beside = forest.candidates(leaf // forest.num_candidates)
-  best = beside[np.arange(len(leaf)), label[beside].argmax(axis=1)]
-  has_rival = (prm.weight[leaf] > 0) & (label[best] > label[leaf])
-  segments, _ = _lay_out(forest, best[has_rival], np.flatnonzero(has_rival))
-  tokens, length = lines.write_tokens(
-    forest.tokens, segments, len(leaf), max_line_tokens
-  )
+  every = np.arange(len(label))
+  beside = forest.candidates(every // forest.num_candidates)
+  best = beside[every, label[beside].argmax(axis=1)]
+  has_rival = (prm.weight > 0) & (label[best] > label)
   return {
-    "rival_tokens": tokens,
-    "rival_length": length,
+    "rival": np.where(has_rival, best, -1),
     "rival_weight": has_rival.astype(np.float32),
   }
 
 
-def _first_of_each(values: np.ndarray) -> np.ndarray:
-  """bool, of the shape of values: the first of all that are equal to it."""
-  is_first = np.zeros(len(values), bool)
-  is_first[np.unique(values, return_index=True)[1]] = True
-  return is_first
+def _in_preorder(
+  forest: Forest, columns: dict[str, np.ndarray], root_value: Targets
+) -> rows.Lesson:
+  """The pieces of trees that have something to teach, or lead to such a one.
+
+  Args:
+    forest: the trees.
+    columns: of edges [E], by names of `rows.Lesson`.
+    root_value: of prompts [K].
+  """
+  weights = [c for name, c in columns.items() if name.endswith("_weight")]
+  is_kept = (sum(weights) > 0) & (forest.edges["count"] > 0)
+  if "rival" in columns:
+    is_kept[columns["rival"][columns["rival_weight"] > 0]] = True
+  for edge, below in forest.levels():
+    is_kept[edge] |= is_kept[below].any(axis=1)
+  piece, above = _preorder(forest, is_kept, root_value.weight > 0)
+  num_trees, length = len(forest.root), forest.edges["length"]
+
+  def column(of_prompt, of_edge):
+    return np.concatenate([of_prompt, of_edge])[piece]
+
+  none = np.zeros(num_trees)
+  filled = {name: column(none, c) for name, c in columns.items()}
+  filled["value_target"] = column(root_value.target, columns["value_target"])
+  filled["value_weight"] = column(root_value.weight, columns["value_weight"])
+  if "rival" in columns:
+    place = np.full(num_trees + len(length), -1)
+    place[piece] = np.arange(len(piece))
+    rival = column(np.full(num_trees, -1), columns["rival"])
+    filled["rival"] = np.where(rival >= 0, place[num_trees + rival], -1)
+  return rows.Lesson(
+    above=above,
+    offset=column(forest.prompt_offset, forest.edge_offset),
+    length=column(forest.prompt_length, length),
+    **filled,
+  )
+
+
+def _preorder(
+  forest: Forest, is_kept: np.ndarray, is_root_kept: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """Prompts and steps in the order in which rows hold them.
+
+  Steps that nothing goes on from come before their siblings: where a tree is
+  cut, less of it has to be written again.
+
+  Args:
+    forest: K trees.
+    is_kept: bool [E], of edges; so is all that is above them.
+    is_root_kept: bool [K], the prompt has something to teach itself.
+
+  Returns:
+    (piece [P], k for the prompt of tree k and K + e for edge e; above [P], the
+    place of what it goes on from, -1 for prompts).
+  """
+  num_trees, num_candidates = len(forest.root), forest.num_candidates
+  # What is pushed last comes first.
+  kept = np.flatnonzero(is_kept)[::-1]
+  kept = kept[np.argsort(forest.node_below[kept] < 0, kind="stable")]
+  below: dict[int, list[int]] = {}
+  for edge in kept.tolist():
+    below.setdefault(edge // num_candidates, []).append(edge)
+  node_below = forest.node_below.tolist()
+  piece, above = [], []
+  for tree, root in enumerate(forest.root.tolist()):
+    if not (is_root_kept[tree] or root in below):
+      continue
+    stack = [(edge, len(piece)) for edge in below.get(root, ())]
+    piece.append(tree)
+    above.append(-1)
+    while stack:
+      edge, comes_after = stack.pop()
+      place = len(piece)
+      piece.append(num_trees + edge)
+      above.append(comes_after)
+      stack += [(e, place) for e in below.get(node_below[edge], ())]
+  return np.array(piece, np.int64), np.array(above, np.int64)

@@ -302,28 +302,43 @@ class Transformer(nnx.Module):
     dtype = jnp.dtype(self.config.compute_dtype)
     return jnp.take(self._embedding().astype(dtype), tokens_T, axis=0)
 
-  def forward(self, tokens_BT: chex.Array) -> chex.Array:
+  def forward(
+    self,
+    tokens_BT: chex.Array,
+    *,
+    position_BT: chex.Array | None = None,
+    last_BT: chex.Array | None = None,
+  ) -> chex.Array:
     """Hidden states of whole sequences, the heads' input.
 
     Attention is causal, so padding on the right changes nothing before it.
 
     Args:
       tokens_BT: [B, T] int32.
+      position_BT: [B, T] int32, of each token in its line; None: its place.
+      last_BT: [B, T] int32, of rows that hold trees in preorder: the token at t
+        sees that at s if s <= t <= last[s]. None: all tokens before it.
 
     Returns:
       [B, T, M] hidden states after the final norm, in the compute dtype.
     """
-    position_BT = jnp.broadcast_to(
-      jnp.arange(tokens_BT.shape[1]), tokens_BT.shape
-    )
+    place_T = jnp.arange(tokens_BT.shape[1])
+    if position_BT is None:
+      position_BT = jnp.broadcast_to(place_T, tokens_BT.shape)
     rotation = rotation_at(position_BT, self.config)
+    mask_B1TS = None
+    if last_BT is not None:
+      place_11T1 = place_T[None, None, :, None]
+      mask_B1TS = place_11T1 <= last_BT[:, None, None, :]
 
     def by_line(x_BTM):
       return rules.constrain(x_BTM, ("lines", None, None))
 
     def fn(layer, x_BTM):
       query, key, value = layer.project(x_BTM, rotation)
-      attended = jax.nn.dot_product_attention(query, key, value, is_causal=True)
+      attended = jax.nn.dot_product_attention(
+        query, key, value, mask=mask_B1TS, is_causal=True
+      )
       return by_line(layer.finish(x_BTM, attended)), ()
 
     x_BTM = by_line(self.embed(tokens_BT))

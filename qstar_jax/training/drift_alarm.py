@@ -57,7 +57,7 @@ class DriftAlarm:
       UserError: they drifted too far, and `learner.on_drift` is `stop`.
     """
     start = time.monotonic()
-    old = window.peek(self._config.batch_size, rng)
+    old = window.peek(self._config.lines_per_batch, rng)
     of_new, of_old = (
       self._meter.measure(params, trees, rng) for trees in (new, old)
     )

@@ -11,7 +11,7 @@ from qstar_jax.config import TextConfig, WarmStartConfig
 from qstar_jax.domains.hindsight import HindsightLine, draw_line
 from qstar_jax.domains.splits import TrainingProblems
 from qstar_jax.errors import UserError
-from qstar_jax.learner import lines
+from qstar_jax.learner import plays
 from qstar_jax.records import TrainBatch
 from qstar_jax.text.steps import encode_line
 from qstar_jax.text.vocabulary import Vocabulary
@@ -43,7 +43,7 @@ def random_lines(
 
 def _as_play(
   line: HindsightLine, vocabulary: Vocabulary, text: TextConfig
-) -> lines.Play | None:
+) -> plays.Play | None:
   """The line in tokens; None if no search could write it."""
   prompt, steps = encode_line(
     vocabulary, line.problem.prompt, line.steps, is_finished=line.is_finished
@@ -57,8 +57,8 @@ def _as_play(
       # A search would cut it here; nothing after a bad step is learned.
       steps[i] = tokens[: text.max_step_tokens]
       bad_step = i if line.bad_step is None else min(i, line.bad_step)
-      return lines.Play(prompt, steps[: i + 1], bad_step, line.is_aimless)
-  return lines.Play(prompt, steps, line.bad_step, line.is_aimless)
+      return plays.Play(prompt, steps[: i + 1], bad_step, line.is_aimless)
+  return plays.Play(prompt, steps, line.bad_step, line.is_aimless)
 
 
 def make_batch(
@@ -69,7 +69,8 @@ def make_batch(
   config: WarmStartConfig,
   text: TextConfig,
   difficulties: Sequence[int],
-  batch_size: int,
+  num_rows: int,
+  lines_per_row: int = 1,
   has_player: bool = False,
 ) -> TrainBatch:
   """A batch of hindsight lines, a share of them made wrong.
@@ -85,8 +86,9 @@ def make_batch(
     config: says how many are made wrong.
     text: limits of the batch.
     difficulties: drawn from uniformly.
-    batch_size: B.
-    has_player: see `lines.plays_to_lines`.
+    num_rows: B.
+    lines_per_row: see `plays.plays_to_rows`.
+    has_player: see there.
 
   Returns:
     The batch, B rows.
@@ -94,17 +96,21 @@ def make_batch(
   Raises:
     UserError: hardly any line is short enough.
   """
-  plays: list[lines.Play] = []
-  for _ in range(_MAX_DRAWS * batch_size):
+  found: list[plays.Play] = []
+  num_lines = num_rows * lines_per_row
+  for _ in range(_MAX_DRAWS * num_lines):
     line = draw_line(problems, rng, difficulties, config.corrupt_share)
     if (play := _as_play(line, vocabulary, text)) is not None:
-      plays.append(play)
-    if len(plays) == batch_size:
-      return lines.plays_to_lines(
-        plays, text.max_line_tokens, has_player=has_player
+      found.append(play)
+    if len(found) == num_lines:
+      return plays.plays_to_rows(
+        found,
+        text.max_line_tokens,
+        lines_per_row=lines_per_row,
+        has_player=has_player,
       )
   raise UserError(
-    f"{len(plays)} of {_MAX_DRAWS * batch_size} lines of random play fit "
+    f"{len(found)} of {_MAX_DRAWS * num_lines} lines of random play fit "
     f"text.max_prompt_tokens {text.max_prompt_tokens} and "
     f"text.max_step_tokens {text.max_step_tokens}; raise them"
   )

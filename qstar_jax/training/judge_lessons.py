@@ -22,7 +22,7 @@ from qstar_jax.labels.checked import checked
 from qstar_jax.labels.judge import Questions, verdict_rows
 from qstar_jax.labels.lines import Line, labels_on
 from qstar_jax.learner import phase, train_step
-from qstar_jax.learner.lines import batch_lines
+from qstar_jax.learner.rows import take
 from qstar_jax.records import LabelledLine, TreeRecord
 from qstar_jax.store import files
 
@@ -83,7 +83,7 @@ def teach(
   questions = Questions(judge, loaded.vocabulary, config.text)
   lines = list(itertools.islice(lines, _MAX_LINES))
   rows = verdict_rows(lines, questions)
-  if not len(rows.length):
+  if not len(rows.tokens):
     raise UserError(
       "no checked label to teach the judge with: raise "
       "labels.judge.teach_share, or label more trees"
@@ -94,10 +94,10 @@ def teach(
   )
   rng = np.random.default_rng([config.seed, _STREAM])
   batches = (
-    batch_lines(
+    take(
       rows,
-      rng.integers(len(rows.length), size=learner.batch_size),
-      learner.batch_size,
+      rng.integers(len(rows.tokens), size=learner.lines_per_batch),
+      learner.lines_per_batch,
     )
     for _ in range(judge.teach_steps)
   )

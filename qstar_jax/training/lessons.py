@@ -1,4 +1,4 @@
-"""An iteration's batches: lines of trees, with labels, and of random play."""
+"""An iteration's batches: rows of trees, with labels, and of random play."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from qstar_jax.config import ExperimentConfig
-from qstar_jax.learner import lines as lines_lib
 from qstar_jax.learner import phase
-from qstar_jax.learner.labelled import labelled_to_lines
+from qstar_jax.learner import rows as rows_lib
+from qstar_jax.learner.labelled import labelled_to_rows
 from qstar_jax.records import TrainBatch
 from qstar_jax.replay import ReplayWindow
 from qstar_jax.text.vocabulary import Vocabulary
@@ -28,11 +28,11 @@ def make_batches(
 
   Args:
     config: of the run.
-    window: trees to draw lines from.
+    window: trees to draw from.
     labelled: lines to draw from besides, or alone where there are no trees.
     first_line: number of the next of them, in the order they are drawn in.
     vocabulary: of the network.
-    rng: draws lines of trees; consumed.
+    rng: draws rows of trees; consumed.
     random_play: batches of so many rows; called if the config wants any.
   """
   has_trees = config.self_play.problems_per_iteration > 0 or config.data.trees
@@ -52,7 +52,7 @@ def make_batches(
     parts.append(rows)
   if num_random:
     parts.append(random_play(num_random))
-  return map(lines_lib.join, zip(*parts, strict=False)), drawn
+  return map(rows_lib.join, zip(*parts, strict=False)), drawn
 
 
 def _num_rows(
@@ -81,17 +81,21 @@ def _draw(
   num_rows: int,
 ) -> tuple[Iterator[TrainBatch], dict[str, int]]:
   """An iteration's labelled rows, so many a batch, and what to log."""
+  lines_per_row = config.learner.lines_per_row
+  num_lines = num_rows * lines_per_row
   drawn = labelled.draw(
     first_line,
-    config.learner.steps_per_iteration * num_rows,
+    config.learner.steps_per_iteration * num_lines,
     vocabulary,
     config.text,
   )
   batches = (
-    labelled_to_lines(
-      drawn.rows[start : start + num_rows], config.text.max_line_tokens
+    labelled_to_rows(
+      drawn.rows[start : start + num_lines],
+      config.text.max_line_tokens,
+      lines_per_row=lines_per_row,
     )
-    for start in range(0, len(drawn.rows), num_rows)
+    for start in range(0, len(drawn.rows), num_lines)
   )
   return batches, {
     "labelled_rows": len(drawn.rows),

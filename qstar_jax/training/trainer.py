@@ -278,7 +278,8 @@ class Trainer:
         config=config.warm_start,
         text=config.text,
         difficulties=inputs.difficulties(config),
-        batch_size=num_rows,
+        num_rows=num_rows,
+        lines_per_row=config.learner.lines_per_row,
         has_player=has_player,
       )
 

@@ -14,7 +14,7 @@ from qstar_jax.data.reading import Report
 from qstar_jax.domains import make_domain, splits
 from qstar_jax.domains.hindsight import draw_line
 from qstar_jax.errors import UserError
-from qstar_jax.learner import lines
+from qstar_jax.learner import plays
 from qstar_jax.records import Outcome, TreeRecord
 from qstar_jax.replay import ReplayWriter
 from qstar_jax.text.steps import encode_line
@@ -127,7 +127,7 @@ def _rows(seqio, tasks, task, text=TEXT, **options):
 
 
 def _play(line, vocabulary):
-  return lines.Play(
+  return plays.Play(
     *encode_line(
       vocabulary, line.problem.prompt, line.steps, is_finished=line.is_finished
     ),
@@ -140,18 +140,24 @@ def _play(line, vocabulary):
 def test_rows_are_those_of_the_learner(seqio, tasks, kind):
   vocabulary = _vocabulary(kind)
   task = _add_warmup(tasks, vocabulary=vocabulary, num_lines=60, seed=7)
-  plays = [
+  drawn = [
     draw_line(_problems(), np.random.default_rng([7, i]), [2], 0.5)
     for i in range(60)
   ]
   # All kinds of lines are among them.
-  assert {line.bad_step is None for line in plays} == {True, False}
-  assert {line.is_aimless for line in plays} == {True, False}
-  expected = lines.plays_to_lines(
-    [_play(line, vocabulary) for line in plays], TEXT.max_line_tokens
+  assert {line.bad_step is None for line in drawn} == {True, False}
+  assert {line.is_aimless for line in drawn} == {True, False}
+  expected = plays.plays_to_rows(
+    [_play(line, vocabulary) for line in drawn], TEXT.max_line_tokens
   )
   rows = _rows(seqio, tasks, task.name)
-  fields = {k: v for k, v in vars(expected).items() if v is not None}
+  of_trees = ("position", "previous", "last")
+  fields = {
+    name: values
+    for name, values in vars(expected).items()
+    if values is not None and name not in of_trees
+  }
+  fields["length"] = expected.last[:, 0] + 1
   assert rows.keys() == fields.keys()
   for name, values in fields.items():
     assert rows[name].dtype == values.dtype, name

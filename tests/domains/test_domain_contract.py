@@ -245,7 +245,10 @@ def test_difficulty_out_of_range_is_a_user_error(name, options, difficulties):
   domain = make_domain(name, options)
   rng = np.random.default_rng(0)
   for difficulty in (0, 99):
-    for generate in (domain.sample, domain.random_play):
+    generators = [domain.sample, domain.random_play]
+    if hasattr(domain, "sample_related"):
+      generators.append(domain.sample_related)
+    for generate in generators:
       with pytest.raises(UserError, match=f"difficulty {difficulty}: {name}"):
         generate(rng, difficulty)
 

@@ -20,7 +20,7 @@ from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.domains.countdown import Countdown
 from qstar_jax.labels.judge import Questions, label_lines, verdict_rows
 from qstar_jax.labels.lines import Line, labelled
-from qstar_jax.learner import lines as learner_lines
+from qstar_jax.learner import rows as learner_rows
 from qstar_jax.learner import train_step
 from qstar_jax.model.transformer import init_model
 from qstar_jax.records import NO_LABEL, Problem
@@ -163,8 +163,8 @@ def test_rows_weigh_the_verdict_and_nothing_else():
   assert rows.tokens.shape == (6, 32 + len("is it right?\n") + len("yes") + 1)
   for i, (before, verdict, weight) in enumerate(expected):
     tokens = [*BYTES.encode(before + verdict), BYTES.eos_id]
-    assert rows.tokens[i, : rows.length[i]].tolist() == tokens
-    assert not rows.tokens[i, rows.length[i] :].any()
+    assert rows.tokens[i, : len(tokens)].tolist() == tokens
+    assert not rows.tokens[i, len(tokens) :].any()
     weights = np.zeros(rows.tokens.shape[1], np.float32)
     weights[len(before) : len(tokens)] = weight
     np.testing.assert_array_equal(rows.policy_weight[i], weights)
@@ -174,7 +174,7 @@ def test_rows_weigh_the_verdict_and_nothing_else():
     value = getattr(rows, field.name)
     if value is None:
       continue
-    is_index = field.name in ("tokens", "length")
+    is_index = field.name == "tokens"
     assert value.dtype == (np.int32 if is_index else np.float32)
 
 
@@ -215,7 +215,7 @@ def fine_tune(graphdef, params, rows, num_steps):
   take_steps = train_step.make_train_steps(graphdef, optimizer, config, mesh)
   rng = np.random.default_rng(0)
   batches = [
-    learner_lines.batch_lines(rows, rng.integers(rows.length.size, size=64), 64)
+    learner_rows.take(rows, rng.integers(len(rows.tokens), size=64), 64)
     for _ in range(num_steps)
   ]
   state, _ = take_steps(state, train_step.put_batches(batches, mesh))
@@ -232,7 +232,7 @@ def test_a_twentieth_of_the_labels_teaches_the_verdict():
   text = TextConfig(max_prompt_tokens=8, max_step_tokens=13, max_steps=2)
   questions = Questions(JudgeConfig(), vocabulary, text)
   rows = verdict_rows(checked, questions)
-  assert rows.length.size == sum(len(line.steps) for line in checked)
+  assert len(rows.tokens) == sum(len(line.steps) for line in checked)
 
   def quality(network):
     lines = [

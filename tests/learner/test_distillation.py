@@ -13,8 +13,8 @@ import pytest
 
 from qstar_jax.config import LearnerConfig, SearchConfig
 from qstar_jax.learner.losses import policy_loss
-from qstar_jax.learner.targets import trees_to_lines
 from qstar_jax.records import TreeRecord
+from tests.learner.whole_rows import whole_rows
 
 # Token 1 ends a step, and so does the third token.
 STEPS = [
@@ -76,15 +76,27 @@ def sampled_tree(index, rng, num_samples, temperature, recorded_proposal):
   )
 
 
-def line_gradient(tokens_T, weight_T):
-  """Gradient of the sum, not the mean, of a line's weighted losses."""
+@jax.jit
+@jax.vmap
+def token_gradient(position, token, weight):
+  """Gradient of a token's loss, times its weight."""
 
   def loss(logits_SV):
-    logits_TV = jnp.pad(logits_SV, ((0, 1), (0, 0)))
-    mean = policy_loss(logits_TV[None], tokens_T[None], weight_T[None])
-    return mean * jnp.sum(weight_T)
+    logits_11V = logits_SV[position - 1][None, None]
+    one = jnp.ones((1, 1))
+    return weight * policy_loss(logits_11V, token[None, None], one)
 
   return jax.grad(loss)(jnp.asarray(LOGITS, jnp.float32))
+
+
+def tree_of_tokens(batch):
+  """The first token of its line, which numbers its tree, for every token."""
+  tree = batch.tokens.copy()
+  rows = np.arange(len(tree))
+  for t in range(tree.shape[1]):
+    above = tree[rows, batch.previous[:, t]]
+    tree[:, t] = np.where(batch.position[:, t] > 0, above, tree[:, t])
+  return tree
 
 
 def gradients(num_samples, temperature=1.0, recorded_proposal=None):
@@ -97,15 +109,14 @@ def gradients(num_samples, temperature=1.0, recorded_proposal=None):
     sampled_tree(i, rng, num_samples, temperature, recorded_proposal)
     for i in range(num_trees)
   ]
-  batch = trees_to_lines(
-    trees, LearnerConfig(), SearchConfig(), 1 + STEP_TOKENS
-  )
-  of_line = jax.jit(jax.vmap(line_gradient))(
-    jnp.asarray(batch.tokens), jnp.asarray(batch.policy_weight)
+  batch = whole_rows(trees, LearnerConfig(), SearchConfig(), 1 + STEP_TOKENS)
+  learned = batch.policy_weight > 0
+  of_token = token_gradient(
+    batch.position[learned], batch.tokens[learned], batch.policy_weight[learned]
   )
   total = np.zeros((num_trees, LOGITS.size))
-  tree_of_line = batch.tokens[:, 0]
-  np.add.at(total, tree_of_line, np.asarray(of_line).reshape(-1, LOGITS.size))
+  tree = tree_of_tokens(batch)[learned]
+  np.add.at(total, tree, np.asarray(of_token).reshape(-1, LOGITS.size))
   return total
 
 
@@ -122,11 +133,9 @@ def first_order_bias(num_samples, temperature):
   log_prob, proposal = step_log_probs(1.0), step_log_probs(temperature)
   gradient = []
   for step in STEPS:
-    tokens = np.zeros(1 + STEP_TOKENS, np.int32)
-    tokens[1 : 1 + len(step)] = step
-    weight = np.zeros(1 + STEP_TOKENS, np.float32)
-    weight[1 : 1 + len(step)] = 1
-    gradient.append(line_gradient(jnp.asarray(tokens), jnp.asarray(weight)))
+    position = jnp.arange(1, 1 + len(step))
+    of_token = token_gradient(position, jnp.array(step), jnp.ones(len(step)))
+    gradient.append(of_token.sum(axis=0))
   gradient = np.array(gradient).reshape(len(STEPS), -1)
   squared = np.exp(2 * log_prob - proposal)
   return -(squared[:, None] * gradient).sum(axis=0) / num_samples

@@ -65,7 +65,7 @@ def test_rows_end_in_a_step_and_weigh_it_alone():
     nodes.add(int(node))
     line = _line(tree, node, candidate)
     num_tokens = tree.length[node, candidate]
-    assert batch.length[i] == len(line)
+    assert np.flatnonzero(batch.last[i]).size == len(line)
     assert batch.tokens[i, : len(line)].tolist() == line
     weight = np.zeros(20)
     weight[len(line) - num_tokens : len(line)] = 1

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from qstar_jax.learner.labelled import LabelledTokens, labelled_to_lines
+from qstar_jax.learner.labelled import LabelledTokens, labelled_to_rows
 
 
 def test_every_position():
-  lines = labelled_to_lines(
+  batch = labelled_to_rows(
     [
       LabelledTokens([5, 6], [[7, 8], [9], [10, 11]], [1.0, -1.0, 0.25]),
       LabelledTokens([12], [[13, 14]], [0.0]),
@@ -21,5 +21,4 @@ def test_every_position():
     "value_weight": np.zeros((2, 8)),
   }
   for name, value in expected.items():
-    np.testing.assert_array_equal(getattr(lines, name), value, err_msg=name)
-  assert lines.length.tolist() == [7, 3]
+    np.testing.assert_array_equal(getattr(batch, name), value, err_msg=name)

@@ -47,29 +47,38 @@ def network():
 
 
 def batch_of_noise(seed=0):
-  """Every field, and rows of every length; half the rows have a rival."""
+  """Every field but those of trees, and rows of every length."""
   rng = np.random.default_rng(seed)
-
-  def rows(rng, length):
-    in_use = np.arange(T) < length[:, None]
-    tokens = np.where(in_use, rng.integers(3, V, (B, T)), 0)
-    return in_use, tokens.astype(np.int32)
-
-  length, rival_length = rng.integers(1, T + 1, (2, B)).astype(np.int32)
-  in_use, tokens = rows(rng, length)
-  has_rival = np.arange(B) % 2 == 1
-  rival_length = rival_length * has_rival
-  _, rival_tokens = rows(rng, rival_length)
+  length = rng.integers(1, T + 1, B)
+  in_use = np.arange(T) < length[:, None]
 
   def field():
     return np.where(in_use, rng.random((B, T)), 0).astype(np.float32)
 
+  def whole(below):
+    return np.where(in_use, rng.integers(0, below, (B, T)), 0).astype(np.int32)
+
   names = [f.name for f in dataclasses.fields(TrainBatch)]
   batch = {name: field() for name in names}
-  batch |= {"tokens": tokens, "length": length}
-  batch |= {"rival_tokens": rival_tokens, "rival_length": rival_length}
-  batch["rival_weight"] = (rng.random(B) * has_rival).astype(np.float32)
-  return TrainBatch(**batch)
+  batch |= {"tokens": whole(V), "rival": whole(T)}
+  # Nothing predicts a line's first token.
+  batch["policy_weight"][:, 0] = batch["action_weight"][:, 0] = 0
+  return TrainBatch(**batch | dict.fromkeys(("position", "previous", "last")))
+
+
+def trees_of_noise(seed=0):
+  """The same, with two branches after the second token of every row."""
+  place = np.tile(np.arange(T, dtype=np.int32), (B, 1))
+  is_first = (place >= 2) & (place < 5)
+  is_second = place >= 5
+  previous = np.maximum(place - 1, 0)
+  previous[:, 5] = 1
+  return dataclasses.replace(
+    batch_of_noise(seed),
+    position=np.where(is_second, place - 3, place),
+    previous=previous,
+    last=np.where(is_first, 4, T - 1).astype(np.int32),
+  )
 
 
 def mesh(num_devices):
@@ -99,39 +108,47 @@ def test_the_config_knows_every_loss():
   assert set(objective.LOSSES) == set(typing.get_args(LossName))
 
 
-def following_tokens(batch):
-  """The token at t + 1, at position t."""
-  following = np.roll(batch.tokens, -1, axis=1)
-  following[:, -1] = 0
-  return following
+def before(batch, after):
+  """What stands one token earlier in each line; 0 where there is none."""
+  out = np.zeros_like(after)
+  for b, t in np.ndindex(B, T):
+    if batch.previous is not None:
+      out[b, t] = after[b, batch.previous[b, t]]
+    elif t > 0:
+      out[b, t] = after[b, t - 1]
+  return jnp.asarray(out)
 
 
-def q_of_following(model, batch, hidden):
-  """Position by position, float [Z, B, T]."""
-  following = following_tokens(batch)
+def q_of_tokens(model, batch, hidden_before):
+  """Token by token, float [Z, B, T]."""
   q = np.zeros((2, B, T), np.float32)
   for b, t in np.ndindex(B, T):
-    token = following[b, t : t + 1]
-    q[:, b, t] = model.token_q(hidden[b, t], token)[:, 0]
+    token = batch.tokens[b, t : t + 1]
+    q[:, b, t] = model.token_q(hidden_before[b, t], token)[:, 0]
   return jnp.asarray(q)
 
 
-def test_each_loss_reads_what_belongs_to_it(network):
+@pytest.mark.parametrize("make_batch", [batch_of_noise, trees_of_noise])
+def test_each_loss_reads_what_belongs_to_it(network, make_batch):
   """Against the losses themselves, on arrays put together by hand."""
   graphdef, params = network
-  batch = batch_of_noise()
+  batch = make_batch()
   model, reference, target = (
     nnx.merge(graphdef, noisy(params, seed)) for seed in (2, 3, 4)
   )
   x = objective.Pass(model, batch, CONFIG, reference, target)
-  hidden = model.forward(batch.tokens)
-  logits, heads = model.logits(hidden), model.heads(hidden)
-  taken = q_of_following(model, batch, hidden)
-  following = following_tokens(batch)
-  low = target.token_q(hidden, following[..., None])[..., 0].min(axis=0)
+  tree = {"position_BT": batch.position, "last_BT": batch.last}
+  hidden = model.forward(batch.tokens, **tree)
+  heads, hidden_before = model.heads(hidden), before(batch, hidden)
+  logits = model.logits(hidden_before)
+  taken = q_of_tokens(model, batch, hidden_before)
+  low = target.token_q(hidden_before, batch.tokens[..., None])[..., 0].min(
+    axis=0
+  )
   value, weight = model.token_value(hidden), batch.action_weight
-  rival = model.heads(model.forward(batch.rival_tokens)).prm_logit
-  row = np.arange(B)
+  value_before = before(batch, value)
+  rows = np.arange(B)[:, None]
+  reference_hidden = reference.forward(batch.tokens, **tree)
   expected = {
     "policy": losses.policy_loss(logits, batch.tokens, batch.policy_weight),
     "value": losses.value_loss(
@@ -139,26 +156,28 @@ def test_each_loss_reads_what_belongs_to_it(network):
     ),
     "prm": losses.prm_loss(heads.prm_logit, batch.prm_target, batch.prm_weight),
     "prm_ranking": losses.prm_ranking_loss(
-      rival[row, batch.rival_length - 1],
-      heads.prm_logit[row, batch.length - 1],
-      batch.rival_weight,
+      heads.prm_logit[rows, batch.rival], heads.prm_logit, batch.rival_weight
     ),
     "token_q": offline.q_loss(
       taken, value, batch.reward, batch.discount, weight
     ),
-    "token_value": offline.expectile_loss(value, low, weight, expectile=0.7),
-    "cql": offline.cql_loss(model.token_q_log_sum(hidden), taken, weight),
+    "token_value": offline.expectile_loss(
+      value_before, low, weight, expectile=0.7
+    ),
+    "cql": offline.cql_loss(
+      model.token_q_log_sum(hidden_before), taken, weight
+    ),
     "awac": offline.awac_loss(
       logits,
       batch.tokens,
       weight,
-      low - value,
+      low - value_before,
       temperature=0.25,
       max_weight=20.0,
     ),
     "kl": regularizers.kl_loss(
       logits,
-      reference.logits(reference.forward(batch.tokens)),
+      reference.logits(before(batch, reference_hidden)),
       batch.policy_weight,
     ),
     "entropy": regularizers.entropy_loss(logits, batch.policy_weight),
@@ -297,7 +316,6 @@ def test_token_values_of_a_chain(network):
   batch = dataclasses.replace(
     empty,
     tokens=tokens,
-    length=np.full(B, 4, np.int32),
     action_weight=weight,
     reward=weight - discount,
     discount=discount,

@@ -51,22 +51,21 @@ def softmax(x):
 
 def terms(name, x, b, t):
   """The loss of the token at t, and a factor of its weight."""
-  before = t - 1
   if name == "awac":
-    factor = min(np.exp(x["value"][b, before] / 0.5), 3.0)
-    p = softmax(x["logits"][b, before])[x["tokens"][b, t]]
+    factor = min(np.exp(x["value"][b, t] / 0.5), 3.0)
+    p = softmax(x["logits"][b, t])[x["tokens"][b, t]]
     return -np.log(p), factor
   if name == "q":
     target = x["reward"][b, t] + x["discount"][b, t] * x["value"][b, t]
-    return sum((q[b, before] - target) ** 2 for q in x["q"]), 1.0
+    return sum((q[b, t] - target) ** 2 for q in x["q"]), 1.0
   if name == "expectile":
-    above = x["reward"][b, before] - x["value"][b, before]
+    above = x["reward"][b, t] - x["value"][b, t]
     return (0.8 if above > 0 else 0.2) * above**2, 1.0
   if name == "cql":
-    return (x["log_sum"] - x["q"])[:, b, before].sum(), 1.0
-  p = softmax(x["logits"][b, before])
+    return (x["log_sum"] - x["q"])[:, b, t].sum(), 1.0
+  p = softmax(x["logits"][b, t])
   if name == "kl":
-    return p @ np.log(p / softmax(x["reference"][b, before])), 1.0
+    return p @ np.log(p / softmax(x["reference"][b, t])), 1.0
   return p @ np.log(p), 1.0
 
 
@@ -74,11 +73,10 @@ def terms(name, x, b, t):
 def test_losses_are_the_reference(name, arrays):
   total = norm = 0.0
   for b, t in np.ndindex(B, T):
-    if t > 0:
-      loss, factor = terms(name, arrays, b, t)
-      # A factor of the weight is one of its norm too, as in any mean.
-      total += loss * factor * arrays["weight"][b, t]
-      norm += factor * arrays["weight"][b, t]
+    loss, factor = terms(name, arrays, b, t)
+    # A factor of the weight is one of its norm too, as in any mean.
+    total += loss * factor * arrays["weight"][b, t]
+    norm += factor * arrays["weight"][b, t]
   fn, names = LOSSES[name]
   actual = fn(*(jnp.asarray(arrays[n]) for n in names))
   np.testing.assert_allclose(actual, total / norm, rtol=1e-5)
@@ -143,10 +141,10 @@ def test_weights_of_advantages_by_hand():
 
 def test_awac_by_hand():
   """p = 3/4 and 1/2; one advantage doubles the weight, one is cut at 3."""
-  logits = jnp.log(jnp.array([[[1.0, 3.0], [1.0, 1.0], [1.0, 9.0]]]))
+  logits = jnp.log(jnp.array([[[1.0, 9.0], [1.0, 3.0], [1.0, 1.0]]]))
   tokens = jnp.array([[0, 1, 0]])
-  weight = jnp.array([[7.0, 1.0, 0.5]])
-  advantage = jnp.array([[0.5 * np.log(2), 10.0, 0.0]])
+  weight = jnp.array([[0.0, 1.0, 0.5]])
+  advantage = jnp.array([[0.0, 0.5 * np.log(2), 10.0]])
   loss = offline.awac_loss(
     logits, tokens, weight, advantage, temperature=0.5, max_weight=3.0
   )
@@ -156,9 +154,9 @@ def test_awac_by_hand():
 def test_cql_by_hand():
   """Of two tokens one head gives (1, 0), all others (0, 0)."""
   log_sum = jnp.array([[[1.313262, 0.693147]], [[0.693147, 0.693147]]])
-  log_sum = jnp.pad(log_sum, ((0, 0), (0, 0), (0, 1)))
-  q = jnp.array([[[1.0, 0.0, 5.0]], [[0.0, 0.0, 5.0]]])
-  weight = jnp.array([[7.0, 1.0, 3.0]])
+  log_sum = jnp.pad(log_sum, ((0, 0), (0, 0), (1, 0)))
+  q = jnp.array([[[5.0, 1.0, 0.0]], [[5.0, 0.0, 0.0]]])
+  weight = jnp.array([[0.0, 1.0, 3.0]])
   # 0.313262 + 0.693147 once, and twice 0.693147 three times.
   loss = offline.cql_loss(log_sum, q, weight)
   np.testing.assert_allclose(loss, 1.291323, rtol=1e-5)
@@ -167,7 +165,7 @@ def test_cql_by_hand():
 def test_q_learns_reward_and_what_comes_after():
   """Two tokens: V = 1/2 comes after the first, which earns 1/4; the second
   ends the line with 1, and V = 9 behind it says nothing."""
-  q = jnp.array([[[0.0, 0.5, 7.0]]])
+  q = jnp.array([[[7.0, 0.0, 0.5]]])
   value = jnp.array([[3.0, 0.5, 9.0]])
   reward = jnp.array([[0.0, 0.25, 1.0]])
   discount = jnp.array([[1.0, 1.0, 0.0]])
@@ -181,7 +179,7 @@ def test_q_learns_reward_and_what_comes_after():
 @pytest.mark.parametrize("expectile", [0.1, 0.5, 0.9])
 def test_the_best_value_is_the_expectile_of_q(expectile):
   """Of Q = 0 and Q = 1, equally often, it is the expectile itself."""
-  q = jnp.array([[0.0, 0.0], [1.0, 0.0]])
+  q = jnp.array([[5.0, 0.0], [5.0, 1.0]])
   weight = jnp.array([[0.0, 1.0], [0.0, 1.0]])
 
   def loss(value):
@@ -194,7 +192,7 @@ def test_the_best_value_is_the_expectile_of_q(expectile):
 
 def test_kl_and_entropy_by_hand():
   """pi = (3/4, 1/4), the reference is uniform."""
-  logits = jnp.log(jnp.array([[[3.0, 1.0], [1.0, 1.0]]]))
+  logits = jnp.log(jnp.array([[[1.0, 1.0], [3.0, 1.0]]]))
   weight = jnp.array([[0.0, 2.0]])
   entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
   np.testing.assert_allclose(

@@ -11,10 +11,10 @@ from qstar_jax.config import MeshConfig, ReplayConfig
 from qstar_jax.distributed.mesh import make_mesh
 from qstar_jax.errors import UserError
 from qstar_jax.learner import phase
-from qstar_jax.learner.targets import trees_to_lines
 from qstar_jax.learner.train_step import TrainState
 from qstar_jax.records import TrainBatch
 from qstar_jax.replay import ReplayReader, ReplayWindow
+from tests.learner.whole_rows import whole_rows
 
 pytest_plugins = ["tests.training.micro_run"]
 
@@ -35,27 +35,34 @@ def _window(trees, max_reuse=3, seed=0):
 
 
 def _config(config, **learner):
-  """A config whose learner takes every line and reads every field."""
-  learner["light_lines"] = 1.0
+  """A config whose learner takes every step and reads every field."""
+  learner["light_steps"] = 1.0
   learner["losses"] = {"policy": 1.0, "token_q": 1.0, "prm_ranking": 1.0}
   return dataclasses.replace(
     config, learner=dataclasses.replace(config.learner, **learner)
   )
 
 
-def _lines(trees, config):
-  return trees_to_lines(
-    trees, config.learner, config.search, config.text.max_line_tokens
-  )
+def _whole(trees, config):
+  return whole_rows(trees, config.learner, config.search, config.row_tokens)
 
 
-def _rows(batches):
-  """The rows in use, as a sorted list of bytes."""
-  return sorted(
-    b"".join(field[row].tobytes() for field in jax.tree.leaves(batch))
-    for batch in batches
-    for row in np.flatnonzero(batch.length)
-  )
+def _targets(batches):
+  """All that is to be learned: lines, with what is said of their last token."""
+  names = [
+    field.name
+    for field in dataclasses.fields(TrainBatch)
+    if field.name.endswith(("_weight", "_target", "reward", "discount"))
+  ]
+  found = []
+  for batch in batches:
+    said = np.stack([getattr(batch, name) for name in names], axis=-1)
+    weighs = [i for i, name in enumerate(names) if name.endswith("_weight")]
+    for row, place in np.argwhere(said[..., weighs].any(axis=-1)):
+      seen = np.flatnonzero(batch.last[row, : place + 1] >= place)
+      line = batch.tokens[row, seen].tolist()
+      found.append((line, said[row, place].tolist()))
+  return sorted(found)
 
 
 def _sample(trees, config, *, max_reuse=3, rng=0):
@@ -69,24 +76,23 @@ def test_as_many_full_batches_as_steps(trees, micro_config):
   assert len(batches) == 5
   for batch in batches:
     assert batch.tokens.shape == (8, config.text.max_line_tokens)
-    assert (batch.length > 0).all()
-  # No line is there that the sampled trees do not have.
-  assert set(_rows(batches)) <= set(_rows([_lines(trees, config)]))
+    assert batch.tokens.any(axis=1).all()
+  # Nothing is there that the sampled trees do not have.
+  every = _targets([_whole(trees, config)])
+  assert all(target in every for target in _targets(batches))
 
 
 def test_a_window_with_less_gives_fewer(trees, micro_config):
-  """Every line of every tree, max_reuse times; the last batch is filled up."""
+  """Every step of every tree, max_reuse times; the last batch is filled up."""
   config = _config(micro_config, steps_per_iteration=1000, batch_size=16)
   window = _window(trees, max_reuse=2)
   rng = np.random.default_rng(0)
   batches = list(phase.sample_batches(window, rng, config))
-  lines = _lines(trees, config)
-  num_rows = 2 * len(lines.tokens)
-  assert len(batches) == -(-num_rows // 16)
-  assert _rows(batches) == _rows([lines, lines])
-  last = batches[-1]
-  padding = last.length == 0
-  assert padding.sum() == -num_rows % 16
+  whole = _whole(trees, config)
+  assert _targets(batches) == _targets([whole, whole])
+  *full, last = batches
+  assert all(batch.tokens.any(axis=1).all() for batch in full)
+  padding = ~last.tokens.any(axis=1)
   for field in jax.tree.leaves(last):
     assert not field[padding].any()
   assert list(phase.sample_batches(window, rng, config)) == []

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 
 import jax
 import numpy as np
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 
 from qstar_jax.config import LearnerConfig, SearchConfig
 from qstar_jax.learner import tree_policy
-from qstar_jax.learner.targets import trees_to_lines
 from qstar_jax.records import NOT_JUDGED, Outcome, TreeRecord
+from tests.learner.whole_rows import whole_rows
 
 NUM_CANDIDATES = 3
 MAX_LINE_TOKENS = 40
@@ -70,7 +71,9 @@ def random_tree(rng, sequence=0, max_nodes=7):
     params_version=0,
     terminal_value=str(rng.choice(["value", "outcome"])),
     temperature=1.0,
-    prompt_tokens=rng.integers(90, 99, rng.integers(1, 4)).astype(np.int32),
+    prompt_tokens=np.append(
+      rng.integers(90, 99, rng.integers(0, 3)), 100 + sequence
+    ).astype(np.int32),
     node_parent=np.array(parent, np.int32),
     node_candidate=np.array(candidate, np.int32),
     node_value=rng.random(shape[0], np.float32),
@@ -204,22 +207,25 @@ def found_in(batch):
   return places
 
 
-def check_line(tree, batch, row):
-  """The row is the prompt and a path that nothing goes on from."""
-  parts = {tokens_of(tree, e)[-1]: e for e in edges_of(tree)}
-  tokens = batch.tokens[row, : batch.length[row]].tolist()
-  line = line_of(tree, parts[tokens[-1]])
-  expected = tree.prompt_tokens.tolist()
-  for edge in line:
-    expected += tokens_of(tree, edge)
-  assert tokens == expected
-  assert not batch.tokens[row, batch.length[row] :].any()
-  assert not any(line[-1] in line_of(tree, e)[:-1] for e in edges_of(tree))
-  return line
+def check_lines(trees, batch):
+  """Every token stands on the line that its tree has it on."""
+  parts = {}
+  for tree in trees:
+    for edge in edges_of(tree):
+      line = [tokens_of(tree, e) for e in line_of(tree, edge)]
+      line = tree.prompt_tokens.tolist() + list(itertools.chain(*line))
+      parts[line[-1]] = line
+  for row, place in np.argwhere(batch.tokens >= FIRST_EDGE_TOKEN):
+    line, at = [], place
+    while batch.position[row, at] > 0:
+      line.append(batch.tokens[row, at])
+      at = batch.previous[row, at]
+    line.append(batch.tokens[row, at])
+    assert line[::-1] == parts[batch.tokens[row, place]]
 
 
-def check_tree(tree, batch, rows, learner, search):
-  """Each target of a tree stands in exactly one of its rows, and no other."""
+def check_tree(tree, batch, learner, search):
+  """Each target of a tree stands in one place; returns the weights there."""
   places = found_in(batch)
   seen = {
     "policy": np.zeros_like(batch.policy_weight),
@@ -256,13 +262,14 @@ def check_tree(tree, batch, rows, learner, search):
     value = expected_value(tree, edge, learner, search)
     check("value", found, 1, *value)
     check("prm", found, 1, *expected_prm(tree, edge))
-  prompt_end = [(row, len(tree.prompt_tokens) - 1) for row in rows]
   root = expected_root_value(tree, learner, search)
-  check("value", prompt_end, 1, *root)
-  for name, weights in seen.items():
-    np.testing.assert_array_equal(
-      weights[rows], getattr(batch, f"{name}_weight")[rows]
-    )
+  check("value", prompt_ends(tree, batch), 1, *root)
+  return seen
+
+
+def prompt_ends(tree, batch):
+  """Where the tree's prompt ends, which is of one token of its own."""
+  return [tuple(p) for p in np.argwhere(batch.tokens == tree.prompt_tokens[-1])]
 
 
 configs = st.builds(
@@ -280,15 +287,14 @@ configs = st.builds(
 def test_random_trees(seed, num_trees, config):
   rng = np.random.default_rng(seed)
   trees = [random_tree(rng, i) for i in range(num_trees)]
-  batch = trees_to_lines(trees, *config, MAX_LINE_TOKENS)
-  tree_of_row = batch.tokens.max(axis=1) // FIRST_EDGE_TOKEN - 1
-  weight = batch.policy_weight + batch.value_weight + batch.prm_weight
-  assert (weight.sum(axis=1) > 0).all()
-  for i, tree in enumerate(trees):
-    rows = np.flatnonzero(tree_of_row == i)
-    leaves = [check_line(tree, batch, row)[-1] for row in rows]
-    assert len(set(leaves)) == len(leaves)
-    check_tree(tree, batch, rows, *config)
+  batch = whole_rows(trees, *config, MAX_LINE_TOKENS)
+  check_lines(trees, batch)
+  seen = [check_tree(tree, batch, *config) for tree in trees]
+  for name in ("policy", "value", "prm"):
+    # No target is of nothing.
+    np.testing.assert_array_equal(
+      sum(weights[name] for weights in seen), getattr(batch, f"{name}_weight")
+    )
 
 
 def expected_q(tree, edge, search):
@@ -322,7 +328,7 @@ def test_replanned_trees(seed, num_trees):
       q[edge] = expected_q(tree, edge, search)
     planned.append(dataclasses.replace(tree, q=q))
   batch, expected = (
-    trees_to_lines(kind, LearnerConfig(tree_q=tree_q), search, MAX_LINE_TOKENS)
+    whole_rows(kind, LearnerConfig(tree_q=tree_q), search, MAX_LINE_TOKENS)
     for kind, tree_q in ((trees, "replanned"), (planned, "search"))
   )
   jax.tree.map(
@@ -335,10 +341,10 @@ def test_replanned_trees(seed, num_trees):
 def test_more_nodes_than_one_call_takes(monkeypatch):
   trees = [random_tree(np.random.default_rng(i), i) for i in range(5)]
   arguments = trees, LearnerConfig(), SearchConfig(), MAX_LINE_TOKENS
-  expected = trees_to_lines(*arguments)
+  expected = whole_rows(*arguments)
   monkeypatch.setattr(tree_policy, "_NODES_PER_CALL", 4)
   jax.tree.map(
     functools.partial(np.testing.assert_allclose, rtol=1e-5),
-    trees_to_lines(*arguments),
+    whole_rows(*arguments),
     expected,
   )

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from qstar_jax.config import LearnerConfig, SearchConfig
 from qstar_jax.learner import returns, tree_policy
 from qstar_jax.learner.forest import plant
-from qstar_jax.learner.targets import trees_to_lines
 from tests.learner import test_random_trees as random_trees
 from tests.learner.test_targets import small_tree
+from tests.learner.whole_rows import whole_rows
 
 SEARCH = SearchConfig()
 
@@ -57,7 +57,7 @@ def test_progress_becomes_labels():
   learner = LearnerConfig(prm_target="progress")
   forest = plant([tree()])
   change = returns.progress(forest, policy(forest)).target
-  batch = trees_to_lines([tree()], learner, SEARCH, 6)
+  batch = whole_rows([tree()], learner, SEARCH, 6)
   for token, value in zip((12, 13, 22, 32), change, strict=True):
     credited = (batch.tokens == token) & (batch.prm_weight > 0)
     assert batch.prm_target[credited] == pytest.approx((1 + value) / 2)
@@ -115,7 +115,7 @@ def test_awr_weighs_samples_by_the_exponential_of_their_advantage():
   learner = LearnerConfig(
     policy_target="awr", advantage_temperature=0.5, max_advantage_weight=1.5
   )
-  batch = trees_to_lines([tree()], learner, SEARCH, 6)
+  batch = whole_rows([tree()], learner, SEARCH, 6)
   expected = {
     12: 1.0,  # The only candidate with a known return.
     13: 0.0,
@@ -147,51 +147,40 @@ def test_imitation_counts_every_right_line_once():
   # The first candidate does not end a line: it has no verdict.
   both_right.outcome[0, 0] = -1
   learner = LearnerConfig(policy_target="imitation")
-  batch = trees_to_lines([both_right, tree()], learner, SEARCH, 6)
+  batch = whole_rows([both_right, tree()], learner, SEARCH, 6)
   for token, weight in {11: 2 + 1, 13: 1, 21: 1 + 1, 32: 1 + 0}.items():
     assert weight_of(batch, token) == weight
 
 
 def test_actions_by_hand():
   learner = LearnerConfig(losses={"token_q": 1.0}, discount=0.5)
-  batch = trees_to_lines([tree()], learner, SEARCH, 7)
-  # [90 91 13], [90 91 11 12 21 22], [90 91 11 12 31 32].
+  batch = whole_rows([tree()], learner, SEARCH, 10)
+  # 90 91, below it 13 and 11 12, below that 21 22 and 31 32.
   np.testing.assert_array_equal(
-    batch.action_weight,
-    [
-      [0, 0, 1, 0, 0, 0, 0],
-      [0, 0, 1, 1, 3, 3, 0],
-      [0, 0, 0, 0, 1, 1, 0],
-    ],
+    batch.action_weight, [[0, 0, 1, 1, 1, 3, 3, 1, 1, 0]]
   )
+  np.testing.assert_array_equal(batch.reward, [[*[0] * 6, 1, 0, 0, 0]])
   np.testing.assert_array_equal(
-    batch.reward, [[0] * 7, [0, 0, 0, 0, 0, 1, 0], [0] * 7]
-  )
-  np.testing.assert_array_equal(
-    batch.discount[:, 2:],
-    [[0.5, 0, 0, 0, 0], [1, 0.5, 1, 0, 0], [1, 0.5, 1, 0, 0]],
+    batch.discount[:, 2:], [[0.5, 1, 0.5, 1, 0, 1, 0, 0]]
   )
 
 
 def test_fields_that_no_loss_reads_are_not_there():
-  batch = trees_to_lines([tree()], LearnerConfig(), SEARCH, 6)
+  batch = whole_rows([tree()], LearnerConfig(), SEARCH, 6)
   names = [name for name, field in vars(batch).items() if field is None]
   assert names == [
     *("reward", "discount", "action_weight"),
-    *("rival_tokens", "rival_length", "rival_weight"),
+    *("rival", "rival_weight"),
   ]
 
 
 def test_rivals_by_hand():
-  """Of three lines one ends wrong beside a right one."""
+  """Of the steps one ends its line wrong beside a right one."""
   learner = LearnerConfig(losses={"prm_ranking": 1.0})
-  batch = trees_to_lines([tree()], learner, SEARCH, 7)
-  np.testing.assert_array_equal(batch.rival_weight, [0, 0, 1])
-  np.testing.assert_array_equal(batch.rival_length, [0, 0, 6])
-  np.testing.assert_array_equal(
-    batch.rival_tokens[2], [90, 91, 11, 12, 21, 22, 0]
-  )
-  assert not batch.rival_tokens[:2].any()
+  batch = whole_rows([tree()], learner, SEARCH, 9)
+  # 31 32 has 21 22 beside it.
+  np.testing.assert_array_equal(batch.rival_weight, [[*[0] * 8, 1]])
+  np.testing.assert_array_equal(batch.rival, [[*[0] * 8, 6]])
 
 
 def test_step_q_by_hand():

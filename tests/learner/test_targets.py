@@ -7,8 +7,9 @@ import pytest
 
 from qstar_jax.config import LearnerConfig, SearchConfig
 from qstar_jax.errors import UserError
-from qstar_jax.learner.targets import trees_to_lines
+from qstar_jax.learner.targets import trees_to_rows
 from qstar_jax.records import Outcome, TreeRecord
+from tests.learner.whole_rows import whole_rows
 
 
 def small_tree(**changes):
@@ -49,40 +50,26 @@ def small_tree(**changes):
 
 
 def test_small_tree_by_hand():
-  batch = trees_to_lines([small_tree()], LearnerConfig(), SearchConfig(), 7)
+  batch = whole_rows([small_tree()], LearnerConfig(), SearchConfig(), 10)
   expected = {
-    "tokens": [
-      [90, 91, 13, 0, 0, 0, 0],
-      [90, 91, 11, 12, 21, 22, 0],
-      [90, 91, 11, 12, 31, 32, 0],
-    ],
-    "length": [3, 6, 6],
+    "tokens": [90, 91, 13, 11, 12, 21, 22, 31, 32, 0],
+    "position": [0, 1, 2, 2, 3, 4, 5, 4, 5, 0],
+    "previous": [0, 0, 1, 1, 3, 4, 5, 4, 7, 0],
+    "last": [8, 8, 2, 8, 8, 6, 6, 8, 8, 0],
     # Q is constant at both nodes, so pi' are the counts: 1/2 and 1/2 at the
     # root, 3/4 and 1/4 below its second candidate.
-    "policy_weight": [
-      [0, 0, 0.5, 0, 0, 0, 0],
-      [0, 0, 0.5, 0.5, 0.375, 0.375, 0],
-      [0, 0, 0, 0, 0.125, 0.125, 0],
-    ],
-    "value_weight": [
-      [0, 1, 0, 0, 0, 0, 0],
-      [0, 0, 0, 1, 0, 1, 0],
-      [0, 0, 0, 0, 0, 1, 0],
-    ],
-    "prm_weight": [
-      [0, 0, 0, 0, 0, 0, 0],
-      [0, 0, 0, 1, 0, 1, 0],
-      [0, 0, 0, 0, 0, 1, 0],
-    ],
+    "policy_weight": [0, 0, 0.5, 0.5, 0.5, *[0.375] * 2, *[0.125] * 2, 0],
+    "value_weight": [0, 1, 0, 0, 1, 0, 1, 0, 1, 0],
+    # Outcome 1 and search value 0.6, at lambda 0.75; then the verdicts.
+    "value_target": [0, 0.9, 0, 0, 0.9, 0, 1, 0, 0, 0],
+    "prm_weight": [0, 0, 0, 0, 1, 0, 1, 0, 1, 0],
+    "prm_target": [0, 0, 0, 0, 1, 0, 1, 0, 0, 0],
   }
   for name, values in expected.items():
-    np.testing.assert_allclose(getattr(batch, name), values, rtol=1e-6)
-  # Outcome 1 and search value 0.6, at lambda 0.75; then the verdicts.
-  np.testing.assert_allclose(batch.value_target[0, 1], 0.9, rtol=1e-6)
-  np.testing.assert_allclose(batch.value_target[1, [3, 5]], [0.9, 1], rtol=1e-6)
-  assert batch.value_target[2, 5] == 0
-  np.testing.assert_array_equal(batch.prm_target[1, [3, 5]], [1, 1])
-  assert batch.prm_target[2, 5] == 0
+    np.testing.assert_allclose(
+      getattr(batch, name)[0], values, rtol=1e-6, err_msg=name
+    )
+  assert len(batch.tokens) == 1
 
 
 def test_own_expansion_counts_as_a_visit():
@@ -93,7 +80,7 @@ def test_own_expansion_counts_as_a_visit():
   weights = {}
   for min_visits in 1, 2, 3:
     learner = LearnerConfig(min_visits=min_visits)
-    batch = trees_to_lines([small_tree()], learner, SearchConfig(), 6)
+    batch = whole_rows([small_tree()], learner, SearchConfig(), 6)
     weights[min_visits] = [
       batch.policy_weight[batch.tokens == token].sum() for token in (13, 21)
     ]
@@ -107,7 +94,7 @@ def test_refused_candidates_leave_the_policy_if_the_search_knew():
   weights = {}
   for terminal_value in "value", "outcome":
     tree = small_tree(legal=legal, terminal_value=terminal_value)
-    batch = trees_to_lines([tree], LearnerConfig(), SearchConfig(), 6)
+    batch = whole_rows([tree], LearnerConfig(), SearchConfig(), 6)
     weights[terminal_value] = [
       batch.policy_weight[batch.tokens == token].sum() for token in (12, 13)
     ]
@@ -123,7 +110,7 @@ def test_node_whose_candidates_are_all_refused_is_no_policy_target():
   tree = small_tree(
     legal=np.zeros((2, 2), np.int8), terminal_value="outcome", final_outcome=1
   )
-  batch = trees_to_lines([tree], LearnerConfig(), SearchConfig(), 6)
+  batch = whole_rows([tree], LearnerConfig(), SearchConfig(), 6)
   assert not batch.policy_weight.any()
 
 
@@ -132,7 +119,7 @@ def test_timeout_teaches_no_value():
     final_outcome=int(Outcome.TIMEOUT), outcome=np.full((2, 2), -1, np.int8)
   )
   learner = LearnerConfig(value_lambda=1.0)
-  batch = trees_to_lines([tree], learner, SearchConfig(), 6)
+  batch = whole_rows([tree], learner, SearchConfig(), 6)
   assert not batch.value_weight.any()
   assert not batch.prm_weight.any()
 
@@ -144,10 +131,46 @@ def test_nothing_to_teach_is_no_rows():
     final_outcome=int(Outcome.TIMEOUT),
   )
   learner = LearnerConfig(min_visits=2)
-  batch = trees_to_lines([tree], learner, SearchConfig(), 6)
+  batch = whole_rows([tree], learner, SearchConfig(), 6)
   assert batch.tokens.shape == (0, 6)
 
 
 def test_line_too_long():
-  with pytest.raises(UserError, match=r"6 tokens does not fit .* of 5"):
-    trees_to_lines([small_tree()], LearnerConfig(), SearchConfig(), 5)
+  with pytest.raises(UserError, match=r"6 tokens does not fit .* 5;"):
+    whole_rows([small_tree()], LearnerConfig(), SearchConfig(), 5)
+
+
+def test_light_steps_are_thinned_without_bias():
+  """The last step weighs 1/8, is light, and nothing goes on from it."""
+  tree = small_tree(q=np.array([[0.6, 0.6], [0.5, 0.35]], np.float32))
+  learner = LearnerConfig(light_steps=0.25)
+  rng = np.random.default_rng(0)
+  num_trees = 4000
+  batch = trees_to_rows([tree] * num_trees, learner, SearchConfig(), 9, rng)
+  whole = whole_rows([tree], learner, SearchConfig(), 9)
+  for token in (91, 13, 12, 22, 32):
+    is_light = token == 32
+    for name in ("policy_weight", "value_weight", "prm_weight"):
+      weights = getattr(batch, name)[batch.tokens == token]
+      weights = weights[weights > 0]
+      one = getattr(whole, name)[whole.tokens == token].sum()
+      if one == 0:
+        assert not weights.size
+        continue
+      np.testing.assert_allclose(weights, one / (0.25 if is_light else 1))
+      share = weights.size / num_trees
+      assert share == (pytest.approx(0.25, abs=0.03) if is_light else 1)
+
+
+def test_a_step_with_nothing_to_teach_stays_if_it_leads_somewhere():
+  """11 12 was not visited, and nobody knows if it is right."""
+  tree = small_tree(
+    visits=np.zeros((2, 2), np.int32),
+    outcome=np.array([[-1, -1], [1, 1]], np.int8),
+    score=np.zeros((2, 2), np.float32),
+    final_outcome=int(Outcome.TIMEOUT),
+  )
+  learner = LearnerConfig(min_visits=2)
+  batch = whole_rows([tree], learner, SearchConfig(), 8)
+  np.testing.assert_array_equal(batch.tokens, [[90, 91, 11, 12, 31, 32, 0, 0]])
+  np.testing.assert_array_equal(batch.value_weight, [[0, 0, 0, 0, 0, 1, 0, 0]])

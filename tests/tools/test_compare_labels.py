@@ -127,11 +127,11 @@ def test_rows_teach_the_prm_alone_and_as_far_as_they_fit():
     at = np.flatnonzero(rows.prm_weight[row])
     np.testing.assert_array_equal(at, ends[: len(targets)] - 1)
     np.testing.assert_array_equal(rows.prm_target[row, at], targets)
-    assert rows.length[row] == ends[len(targets) - 1]
+    assert rows.last[row, 0] == ends[len(targets) - 1] - 1
   # Beside the step before it the long one does not fit.
   for row in (2, 3):
     assert np.flatnonzero(rows.prm_weight[row]) == 12 + len(long)
-    assert rows.length[row] == 12 + len(long) + 1
+    assert rows.last[row, 0] == 12 + len(long)
 
 
 def test_an_empty_prm_says_one_half(opened, trees):

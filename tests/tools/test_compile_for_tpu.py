@@ -83,7 +83,8 @@ def test_batches_are_described_as_they_are_made():
     config=config.warm_start,
     text=config.text,
     difficulties=inputs.difficulties(config),
-    batch_size=config.learner.batch_size,
+    num_rows=config.learner.batch_size,
+    lines_per_row=config.learner.lines_per_row,
   )
   described = aot_programs.abstract_batches(config)
   shapes = jax.tree.map(lambda x: (x.shape[1:], x.dtype), described)
@@ -93,8 +94,8 @@ def test_batches_are_described_as_they_are_made():
 def test_losses_bring_the_fields_that_they_read():
   config = configuration.load(CONFIG, ["--learner.losses.prm-ranking=1.0"])
   batches = aot_programs.abstract_batches(config)
-  assert batches.rival_tokens.shape == batches.tokens.shape
-  assert batches.rival_weight.shape == batches.length.shape
+  assert batches.rival.shape == batches.rival_weight.shape
+  assert batches.rival.shape == batches.tokens.shape
   assert batches.reward is None
 
 

@@ -39,7 +39,7 @@ def _problems(name="countdown", num_held_out=20):
   return splits.TrainingProblems.without(domain, held_out)
 
 
-def _batch(problems, seed, *, corrupt_share=0.5, text=_WIDE, batch_size=16):
+def _batch(problems, seed, *, corrupt_share=0.5, text=_WIDE, num_rows=16):
   return hindsight.make_batch(
     problems,
     _VOCABULARY,
@@ -47,7 +47,7 @@ def _batch(problems, seed, *, corrupt_share=0.5, text=_WIDE, batch_size=16):
     config=WarmStartConfig(corrupt_share=corrupt_share),
     text=text,
     difficulties=_DIFFICULTIES[problems.domain.name],
-    batch_size=batch_size,
+    num_rows=num_rows,
   )
 
 
@@ -56,7 +56,7 @@ def _rows(batch):
 
   Labels and weights are per step: None where there is no label.
   """
-  for row, length in enumerate(batch.length):
+  for row, length in enumerate((batch.last > 0).sum(axis=1)):
     tokens = batch.tokens[row, :length].tolist()
     prompt, steps, finished = decode_line(_VOCABULARY, tokens)
     pieces = split_steps(tokens, _VOCABULARY.ends_step)
@@ -83,7 +83,7 @@ def _rows(batch):
 def test_labels_are_what_the_verifier_says(name, seed):
   problems = _problems(name)
   domain = problems.domain
-  batch = _batch(problems, seed, batch_size=4)
+  batch = _batch(problems, seed, num_rows=4)
   for text, steps, finished, labels, policy in _rows(batch):
     problem = domain.parse(text)
     for i, (label, weights) in enumerate(zip(labels, policy, strict=True)):
@@ -108,10 +108,10 @@ def test_a_step_that_is_too_long_is_cut_and_wrong():
   num_cut = 0
   for seed in range(20):
     batch = _batch(
-      _problems(), seed, text=_NARROW, corrupt_share=1.0, batch_size=8
+      _problems(), seed, text=_NARROW, corrupt_share=1.0, num_rows=8
     )
     for row, (*_, labels, _) in enumerate(_rows(batch)):
-      last = batch.tokens[row, batch.length[row] - 1]
+      last = batch.tokens[row, batch.last[row, 0]]
       if not _VOCABULARY.ends_step[last]:
         num_cut += 1
         assert labels[-1] == 0

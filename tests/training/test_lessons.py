@@ -16,7 +16,7 @@ from qstar_jax.config import (
 )
 from qstar_jax.learner import phase
 from qstar_jax.learner.labelled import LabelledTokens
-from qstar_jax.learner.lines import Play, plays_to_lines
+from qstar_jax.learner.plays import Play, plays_to_rows
 from qstar_jax.training import hindsight, labelled_data, lessons
 from qstar_jax.training.trainer import Trainer
 
@@ -25,7 +25,7 @@ _TREE, _LABEL, _RANDOM = 3, 4, 5  # The first token says where a row is from.
 
 def _lines(kind, num_rows):
   line = Play([kind], [[6, 7]])
-  return plays_to_lines([line] * num_rows, TextConfig().max_line_tokens)
+  return plays_to_rows([line] * num_rows, TextConfig().max_line_tokens)
 
 
 @pytest.mark.parametrize(
