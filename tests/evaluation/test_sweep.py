@@ -176,8 +176,8 @@ def test_lines_sampled_apart_all_stand_below_the_problem(opened, problems):
   view = tree_view(record, opened.loaded.vocabulary, max_nodes=1000)
   assert len(view.children) == num_lines
   marks = [str(branch.label).startswith("* ") for branch in view.children]
-  # The committed line comes first.
-  assert marks == [True] + [False] * (num_lines - 1)
+  # One of them is committed.
+  assert marks.count(True) == 1
 
 
 def test_f_of_a_star_is_what_its_record_says(opened, problems):

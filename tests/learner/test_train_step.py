@@ -45,7 +45,6 @@ def _batch(seed=0):
   tokens = rng.integers(3, _VOCABULARY_SIZE, shape)
   return TrainBatch(
     tokens=np.where(in_use, tokens, 0).astype(np.int32),
-    length=length,
     policy_weight=field(),
     value_target=field(),
     value_weight=field(),

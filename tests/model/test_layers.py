@@ -34,7 +34,6 @@ def _gradient(config):
   ones, zeros = jnp.ones(TOKENS.shape), jnp.zeros(TOKENS.shape)
   batch = TrainBatch(
     tokens=TOKENS,
-    length=jnp.full(4, 29),
     policy_weight=ones.at[0].set(0.5),
     value_target=zeros,
     value_weight=zeros,

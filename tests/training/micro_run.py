@@ -52,6 +52,7 @@ CONFIG = config_lib.ExperimentConfig(
     optimizer="muon",
     warmup_steps=2,
     ema_decay=0.9,
+    light_steps=1.0,  # Few trees are to fill six batches.
   ),
   warm_start=config_lib.WarmStartConfig(steps=10),
   evaluation=config_lib.EvaluationConfig(
