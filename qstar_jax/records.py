@@ -85,7 +85,9 @@ class Domain(Protocol):
   """Rules: samples problems, checks a step, verifies a line. No JAX, no model.
 
   Implementations are frozen dataclasses whose fields are the options that a
-  config may set. Every method is deterministic in its arguments.
+  config may set. Every method is deterministic in its arguments. One more is
+  optional: `sample_related(rng, difficulty) -> Problem`, for
+  `curriculum.related_share`.
 
   Attributes:
     name: registry name, lower case.
@@ -122,9 +124,6 @@ class Domain(Protocol):
     self, rng: np.random.Generator, difficulty: int
   ) -> tuple[Problem, tuple[str, ...]]:
     """Random legal play, relabelled in hindsight: the problem it solves."""
-
-  # A domain may have one more way to sample, for `curriculum.related_share`:
-  # def sample_related(self, rng, difficulty) -> Problem
 
   def legal_steps(self, problem: Problem, steps: tuple[str, ...]) -> list[str]:
     """Every legal step after `steps`; empty once the line is finished."""

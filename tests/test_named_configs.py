@@ -7,7 +7,6 @@ from qstar_jax import configuration, validation
 NAMES = sorted(path.stem for path in configuration.configs_dir().glob("*.yaml"))
 # Chips that a config is for, where it is not for any machine; and four slices.
 NUM_CHIPS = {
-  "game24_cpu": (1, 2),
   "qwen3_0p6b_v5e16": (16, 64),
   "llama3_8b_v5p128": (64, 256),
 }

@@ -205,11 +205,12 @@ def _write(
   """The batch with chunk i in row[i], from place start[i] on.
 
   Raises:
-    ValueError: a prompt has weight for the policy; nothing predicts it.
+    ValueError: a prompt has weight for policy or actions; nothing predicts it.
   """
   is_prompt = lesson.above < 0
-  if lesson.policy_weight[is_prompt].any():
-    raise ValueError("A prompt has policy weight.")
+  for weight in (lesson.policy_weight, lesson.action_weight):
+    if weight is not None and weight[is_prompt].any():
+      raise ValueError("A prompt has weight for policy or actions.")
   page = _Page(
     copies,
     lesson.length[copies.piece],

@@ -176,7 +176,15 @@ def test_lines_sampled_apart_all_stand_below_the_problem(opened, problems):
   view = tree_view(record, opened.loaded.vocabulary, max_nodes=1000)
   assert len(view.children) == num_lines
   marks = [str(branch.label).startswith("* ") for branch in view.children]
-  # One of them is committed.
+  # By visits, then Q; the committed line is where that puts it.
+  roots = [
+    (node, int(a))
+    for node in np.flatnonzero(record.node_parent < 0)
+    for a in np.flatnonzero(record.count[node])
+  ]
+  roots.sort(key=lambda edge: (-record.visits[edge], -record.q[edge], edge))
+  first = (record.committed_node[0], record.committed_candidate[0])
+  assert marks == [edge == first for edge in roots]
   assert marks.count(True) == 1
 
 

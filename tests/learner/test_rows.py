@@ -170,11 +170,10 @@ def test_pairs_stay_together():
   assert not rows.assemble(tokens, lesson, 2).rival_weight.any()
 
 
-def test_a_prompt_is_not_predicted():
+@pytest.mark.parametrize("name", ["policy_weight", "action_weight"])
+def test_a_prompt_is_not_predicted(name):
   tokens, lesson = random_lesson(np.random.default_rng(1))
-  lesson = dataclasses.replace(
-    lesson, policy_weight=np.ones(len(lesson.length))
-  )
+  lesson = dataclasses.replace(lesson, **{name: np.ones(len(lesson.length))})
   with pytest.raises(ValueError, match="prompt"):
     rows.assemble(tokens, lesson, 40)
 
