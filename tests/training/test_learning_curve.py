@@ -60,6 +60,18 @@ def test_the_picture_has_what_was_reported():
   assert (mark.get_text(), mark.xy[0]) == ("end of warm start", 2.0)
 
 
+def test_tokens_stand_above_their_minutes():
+  records = [
+    learner("iteration", minutes, solve_rate=0.5, tokens=tokens)
+    for minutes, tokens in ((2.0, 1e6), (4.0, 2e6), (10.0, 5e6))
+  ]
+  accuracy, _, above = draw(records, "tiny").axes
+  assert above.get_xlim() == accuracy.get_xlim()
+  texts = [tick.get_text() for tick in above.get_xticklabels()]
+  assert texts == ["1", "2", "3", "4", "5"]
+  assert above.get_xticks().tolist() == pytest.approx([2, 4, 6, 8, 10])
+
+
 def test_intervals_are_drawn():
   records = [evaluation(m, "greedy", 0.5, ci95=[0.4, 0.6]) for m in (0, 1)]
   accuracy, _ = draw(records, "tiny").axes
