@@ -1,5 +1,6 @@
 """Rounds that are played ahead: by how much, how fast, and how it ends."""
 
+import contextlib
 import itertools
 import random
 import threading
@@ -113,7 +114,9 @@ def test_what_ends_the_player_ends_the_taker():
       queue.take(_never)
 
 
-def test_stopped_while_it_waits_and_plays():
+@contextlib.contextmanager
+def _endless():
+  """A queue in the middle of a round that ends only when it is told to."""
   is_playing = threading.Event()
 
   def play(*_):
@@ -122,10 +125,15 @@ def test_stopped_while_it_waits_and_plays():
       queue.flag.check()
       time.sleep(0.001)
 
-  flag = PreemptionFlag()
   with RoundQueue(play, max_lead=1, indices=itertools.count()) as queue:
     queue.publish(None, 0)
     assert is_playing.wait(10)
+    yield queue
+
+
+def test_stopped_while_it_waits_and_plays():
+  flag = PreemptionFlag()
+  with _endless() as queue:
     flag.set()
     with pytest.raises(Preempted, match="SIGTERM"):
       queue.take(flag.check)
@@ -159,17 +167,7 @@ def test_no_round_is_begun_that_nobody_takes(max_lead):
 
 
 def test_it_can_be_told_to_end_before_its_context_does():
-  is_playing = threading.Event()
-
-  def play(*_):
-    is_playing.set()
-    while True:
-      queue.flag.check()
-      time.sleep(0.001)
-
-  with RoundQueue(play, max_lead=1, indices=itertools.count()) as queue:
-    queue.publish(None, 0)
-    assert is_playing.wait(10)
+  with _endless() as queue:
     queue.stop()
     queue._thread.join(10)
     assert not queue._thread.is_alive()
