@@ -39,8 +39,8 @@ Example = dict[str, Any]
 def from_play(line: HindsightLine, vocabulary: Vocabulary) -> Example:
   """An example of the warm start; see `learner.plays.plays_to_rows`.
 
-  Right steps have policy weight 1 and label 1, the bad one has label 0 and is
-  the last. Value and PRM share the labels.
+  Legal steps have policy weight 1, right ones label 1; the bad one has label 0
+  and is the last. Value and PRM share the labels.
   """
   prompt_tokens, step_tokens = encode_line(
     vocabulary, line.problem.prompt, line.steps, is_finished=line.is_finished
@@ -53,7 +53,7 @@ def from_play(line: HindsightLine, vocabulary: Vocabulary) -> Example:
     line.problem.prompt,
     prompt_tokens,
     step_tokens[: len(label)],
-    policy=np.equal(label, 1.0),
+    policy=np.not_equal(label, 0.0) | line.is_aimless,
     value=label,
     prm=label,
   )

@@ -52,12 +52,12 @@ def _as_play(
     return None
   for i, tokens in enumerate(steps):
     if len(tokens) > text.max_step_tokens:
-      if not line.is_corrupted:
+      if not line.is_corrupted or line.is_aimless:
         return None
       # A search would cut it here; nothing after a bad step is learned.
       steps[i] = tokens[: text.max_step_tokens]
       bad_step = i if line.bad_step is None else min(i, line.bad_step)
-      return plays.Play(prompt, steps[: i + 1], bad_step, line.is_aimless)
+      return plays.Play(prompt, steps[: i + 1], bad_step)
   return plays.Play(prompt, steps, line.bad_step, line.is_aimless)
 
 
@@ -76,7 +76,7 @@ def make_batch(
   """A batch of hindsight lines, a share of them made wrong.
 
   A line that no search could write, for a step or a prompt that is too long, is
-  left out; one that was made wrong is cut there, as a search would, and goes
+  left out; one that breaks a rule is cut there, as a search would, and goes
   wrong there.
 
   Args:

@@ -35,11 +35,11 @@ def test_first_step_may_be_the_bad_one():
   assert not batch.value_target.any()
 
 
-def test_aimless_steps_have_no_targets():
+def test_aimless_steps_are_legal_and_nothing_else_is_known_of_them():
   steps = [[11, 12], [13], [14, 15]]
   batch = plays_to_rows([Play([90], steps, bad_step=2, is_aimless=True)], 7)
   np.testing.assert_array_equal(batch.tokens, [[90, 11, 12, 13, 14, 15, 0]])
-  assert not batch.policy_weight.any()
+  np.testing.assert_array_equal(batch.policy_weight, [[0, 1, 1, 1, 1, 1, 0]])
   for name in "value", "prm":
     assert not getattr(batch, f"{name}_target").any()
     np.testing.assert_array_equal(
