@@ -48,7 +48,7 @@ def trees_to_rows(
     search: reads utility and the constants of sigma and PUCT, which the trees
       were searched with.
     row_tokens: T of the batch.
-    rng: draws the light steps that stay; consumed.
+    rng: draws the light steps that stay, see `_thin`; consumed.
 
   Returns:
     As many rows as it takes; 0 if there is nothing to teach.
@@ -101,7 +101,8 @@ def _value_targets(
   * Else a mix of the committed line's outcome, on this line, with weight
     lambda, and the search's value, at what the search visited, with weight
     1 - lambda. The cross-entropy is linear in its target, so where one of the
-    two is missing the other one's share of the loss remains.
+    two is missing the other one's share of the loss remains. (Searches that
+    back nothing up count no visits; `replanned` Q asks what they expanded.)
   * Else none: what the network said itself is no news to it.
 
   The root's search value is the mean of Q under pi'. Search values are
@@ -114,13 +115,15 @@ def _value_targets(
   edges, tree = forest.edges, forest.tree_of_edge
   is_committed = np.zeros(len(tree), bool)
   is_committed[forest.committed] = True
-  is_probability = search.utility == "value" or learner.tree_q == "replanned"
+  is_replanned = learner.tree_q == "replanned"
+  is_visited = forest.node_below >= 0 if is_replanned else edges["visits"] > 0
+  is_probability = search.utility == "value" or is_replanned
   q_share = 1 - learner.value_lambda if is_probability else 0.0
   mix = _mix(
     forest.final_score[tree],
     learner.value_lambda * (is_committed & forest.has_verdict[tree]),
     edges["q"],
-    q_share * (edges["visits"] > 0),
+    q_share * is_visited,
   )
   edge_targets = Targets(
     target=np.where(forest.is_settled, forest.fact, mix.target),
@@ -170,29 +173,42 @@ def _thin(
   share: float,
   rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-  """Takes the weight off most steps that hardly teach the policy, without bias.
+  """Takes the weight off most steps that have little to teach, without bias.
 
   Most steps of a tree are candidates that the improved policy dropped and
-  nothing went on from: they show value and PRM one more mistake. Those that
-  stay weigh 1 / share, so every loss keeps its expectation and gradient steps
-  go to what matters.
+  nothing went on from: they show value and PRM one more mistake, that both knew
+  for the most part. Such a step stays with probability p, the larger of `share`
+  and `_surprise`, and weighs 1 / p: every loss keeps its expectation, gradient
+  steps go to what matters, and a mistake that was taken for right is not
+  missed. (p goes by the size of the gradient that the step had when it was
+  played, which is what keeps the variance low: importance sampling.)
 
   Args:
     forest: the trees.
     columns: of edges [E], by names of `rows.Lesson`.
-    share: of the light steps that stay, in (0, 1].
+    share: of the light steps that surprise nobody, in (0, 1].
     rng: consumed.
 
   Returns:
     The columns with other weights.
   """
   is_light = (columns["policy_weight"] < _LIGHT) & (forest.node_below < 0)
-  stays = rng.random(len(is_light)) < share
-  scale = np.where(is_light, stays / share, 1.0)
+  p = np.where(is_light, np.maximum(share, _surprise(forest, columns)), 1.0)
+  scale = (rng.random(len(p)) < p) / p
   return {
     name: scale * column if name.endswith("_weight") else column
     for name, column in columns.items()
   }
+
+
+def _surprise(forest: Forest, columns: dict[str, np.ndarray]) -> np.ndarray:
+  """How far off the player's V or PRM was where there is a target, [E] to 1."""
+  off = [
+    np.abs(forest.edges[name] - columns[f"{name}_target"])
+    * (columns[f"{name}_weight"] > 0)
+    for name in ("value", "prm")
+  ]
+  return np.maximum(*off)
 
 
 def _rivals(forest: Forest, prm: Targets) -> dict[str, np.ndarray]:

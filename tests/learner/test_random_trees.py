@@ -315,11 +315,40 @@ def expected_q(tree, edge, search):
   return sum(policy.get(e, 0.0) * q[e] for e in below)
 
 
+def count_visits(tree):
+  """With visits of what candidates came of, and of nothing else."""
+  visits = np.zeros_like(tree.visits)
+  for node in reversed(range(1, len(tree.node_parent))):
+    above = tree.node_parent[node], tree.node_candidate[node]
+    visits[above] = tree.count[node].any() + visits[node].sum()
+  return dataclasses.replace(tree, visits=visits)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4))
+def test_searches_that_count_no_visits_teach_value_too(seed, num_trees):
+  """`replanned` V is asked of what was expanded, whoever expanded it."""
+  rng = np.random.default_rng(seed)
+  trees = [random_tree(rng, i) for i in range(num_trees)]
+  # No visits in sigma's scale, nor does it ask for any.
+  search = SearchConfig(maxvisit_init=0.0, value_scale=0.0)
+  counted, uncounted = (
+    whole_rows(kind, LearnerConfig(tree_q="replanned"), search, MAX_LINE_TOKENS)
+    for kind in (
+      [count_visits(tree) for tree in trees],
+      [
+        dataclasses.replace(tree, visits=np.zeros_like(tree.visits))
+        for tree in trees
+      ],
+    )
+  )
+  jax.tree.map(np.testing.assert_array_equal, counted, uncounted)
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4))
 def test_replanned_trees(seed, num_trees):
   """As if the search had left the Q that a plain recursion comes to."""
   rng = np.random.default_rng(seed)
-  trees = [random_tree(rng, i) for i in range(num_trees)]
+  trees = [count_visits(random_tree(rng, i)) for i in range(num_trees)]
   search = SearchConfig(value_scale=0.03)
   planned = []
   for tree in trees:

@@ -140,9 +140,22 @@ def test_line_too_long():
     whole_rows([small_tree()], LearnerConfig(), SearchConfig(), 5)
 
 
-def test_light_steps_are_thinned_without_bias():
-  """The last step weighs 1/8, is light, and nothing goes on from it."""
-  tree = small_tree(q=np.array([[0.6, 0.6], [0.5, 0.35]], np.float32))
+@pytest.mark.parametrize(
+  ("value", "prm", "p"),
+  [
+    pytest.param(0.1, 0.2, 0.25, id="known"),
+    pytest.param(0.6, 0.1, 0.6, id="value fooled"),
+    pytest.param(0.1, 0.8, 0.8, id="prm fooled"),
+    pytest.param(1.0, 0.0, 1.0, id="quite sure"),
+  ],
+)
+def test_light_steps_are_thinned_without_bias(value, prm, p):
+  """The last step weighs 1/8, is wrong, and nothing goes on from it."""
+  tree = small_tree(
+    q=np.array([[0.6, 0.6], [0.5, 0.35]], np.float32),
+    value=np.array([[0.5, 0.5], [0.5, value]], np.float32),
+    prm=np.array([[0.5, 0.5], [0.5, prm]], np.float32),
+  )
   learner = LearnerConfig(light_steps=0.25)
   rng = np.random.default_rng(0)
   num_trees = 4000
@@ -157,9 +170,9 @@ def test_light_steps_are_thinned_without_bias():
       if one == 0:
         assert not weights.size
         continue
-      np.testing.assert_allclose(weights, one / (0.25 if is_light else 1))
+      np.testing.assert_allclose(weights, one / (p if is_light else 1), 1e-6)
       share = weights.size / num_trees
-      assert share == (pytest.approx(0.25, abs=0.03) if is_light else 1)
+      assert share == (pytest.approx(p, abs=0.03) if is_light else 1)
 
 
 def test_a_step_with_nothing_to_teach_stays_if_it_leads_somewhere():
