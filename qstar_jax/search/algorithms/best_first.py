@@ -6,7 +6,8 @@ among the line's own candidates, which have to be sampled to know it: a line
 stands in the queue under V until it is expanded, then under its best candidate,
 and its candidates join the queue when it comes first again. With `token_q` it
 is Q of the line's last token. The search stops when a finished line comes
-first. No optimality is claimed.
+first; where the verifier has judged one, g and h are its score. No optimality
+is claimed.
 
 Deviations: the paper trains a Q network of its own; here Q of a candidate is V
 after it, transitions being deterministic, or that of the token-Q heads. Scores
@@ -28,7 +29,8 @@ def priority(tree: SearchTree, config: SearchConfig) -> chex.Array:
   """f, float32 [N, A]; of a candidate, no more than that of its node."""
   estimate = lines.estimate(tree, config)
   worth = jnp.where(tree.outcome >= 0, tree.score, estimate)
-  f_NA = tree.line_score + config.heuristic_weight * worth
+  # A verdict is all there is to say: what it calls wrong comes last.
+  f_NA = lines.score(tree) + config.heuristic_weight * worth
   if config.heuristic != "max_q":
     return f_NA
   # In the queue before its candidates: they come no earlier than it does.
