@@ -5,6 +5,8 @@ import heapq
 import numpy as np
 import pytest
 
+from qstar_jax.search import lines
+from qstar_jax.search.algorithms import best_first
 from tests.search.hash_plays import (
   AGGREGATES,
   MAX_STEPS,
@@ -14,6 +16,7 @@ from tests.search.hash_plays import (
   expanded_paths,
   path,
   play,
+  row,
   setting,
 )
 
@@ -111,6 +114,22 @@ def test_best_first_by_estimates_is_a_queue(aggregate, heuristic):
     limit = MAX_STEPS * (1 + config.num_simulations)
     expanded, _ = in_queue_order(world, priority, limit)
     assert expanded_paths(tree, b) == expanded
+
+
+def test_best_first_takes_a_verdict_for_the_whole_of_f():
+  """Of whatever the network says; so no wrong line ends the search."""
+  config = setting("best_first", heuristic_weight=2.0)
+  tree = row(play(config), 0)
+  plain = best_first.priority(tree, config)
+  is_judged = lines.is_finished(tree)
+  assert is_judged.any() and plain[is_judged].min() > 0
+  for score in 0.0, 1.0:
+    judged = tree.replace(
+      outcome=np.where(is_judged, 0, tree.outcome),
+      score=np.where(is_judged, score, tree.score),
+    )
+    f = best_first.priority(judged, config)
+    np.testing.assert_allclose(f, np.where(is_judged, 3 * score, plain))
 
 
 def test_best_first_by_best_candidate_keys_lines_anew():
