@@ -108,7 +108,7 @@ def test_samples_of_problems(qstar, micro_run, tmp_path):
     assert line.problem_key == kept[number].key
   label(
     *(qstar, micro_run, "rollouts_soft", train, *options),
-    *("--problems", "train"),
+    *("--problems", "train", "--limit", 24),
   )
   keys = {line.problem_key for line in StoreReader(train, LINES)}
   assert len(keys) > 3
