@@ -186,7 +186,7 @@ def _thin(
   Args:
     forest: the trees.
     columns: of edges [E], by names of `rows.Lesson`.
-    share: of the light steps that surprise nobody, in (0, 1].
+    share: the least p, in (0, 1].
     rng: consumed.
 
   Returns:

@@ -329,7 +329,7 @@ def test_searches_that_count_no_visits_teach_value_too(seed, num_trees):
   """`replanned` V is asked of what was expanded, whoever expanded it."""
   rng = np.random.default_rng(seed)
   trees = [random_tree(rng, i) for i in range(num_trees)]
-  # No visits in sigma's scale, nor does it ask for any.
+  # Visits scale what pi' makes of Q: here it makes nothing of it.
   search = SearchConfig(maxvisit_init=0.0, value_scale=0.0)
   counted, uncounted = (
     whole_rows(kind, LearnerConfig(tree_q="replanned"), search, MAX_LINE_TOKENS)
