@@ -122,9 +122,9 @@ class LearnerConfig:
       to hold; 0 leaves the weight as it is.
     min_visits: visits a node needs for its policy to be a target; its own
       expansion is one.
-    light_steps: least share of the steps without much policy weight that are
-      trained on, each weighing as much more; the further off the player's V or
-      PRM was, the more of them. Those with steps below all are.
+    light_steps: share of the steps without much policy weight that are trained
+      on, each weighing as much more; rather those where the player's V or PRM
+      was far off. Those with steps below all are.
     max_drift: mean nats per step between what the player and the params that
       should play give to the steps of new trees; more is an alarm, 0 has none.
     on_drift: an alarm is reported and counted, or ends the run.

@@ -177,23 +177,29 @@ def _thin(
 
   Most steps of a tree are candidates that the improved policy dropped and
   nothing went on from: they show value and PRM one more mistake, that both knew
-  for the most part. Such a step stays with probability p, the larger of `share`
-  and `_surprise`, and weighs 1 / p: every loss keeps its expectation, gradient
-  steps go to what matters, and a mistake that was taken for right is not
-  missed. (p goes by the size of the gradient that the step had when it was
-  played, which is what keeps the variance low: importance sampling.)
+  for the most part. Of such steps a share stays, half of it evenly and half by
+  `_surprise`; one that stays with probability p weighs 1 / p. Every loss keeps
+  its expectation, gradient steps go to what matters, and a mistake that was
+  taken for right is not missed. (Surprise is the size of the gradient that the
+  step had when it was played: importance sampling.)
 
   Args:
     forest: the trees.
     columns: of edges [E], by names of `rows.Lesson`.
-    share: the least p, in (0, 1].
+    share: of the light steps, in (0, 1]; somewhat fewer stay where surprise is
+      large and rare, as p ends at 1.
     rng: consumed.
 
   Returns:
     The columns with other weights.
   """
   is_light = (columns["policy_weight"] < _LIGHT) & (forest.node_below < 0)
-  p = np.where(is_light, np.maximum(share, _surprise(forest, columns)), 1.0)
+  is_light &= forest.edges["count"] > 0
+  surprise = np.where(is_light, _surprise(forest, columns), 0.0)
+  mean = surprise.sum() / max(is_light.sum(), 1)
+  relative = surprise / mean if mean > 0 else np.ones_like(surprise)
+  # As often as one stays of (1 + relative) / 2 steps on average.
+  p = np.where(is_light, 1 - (1 - share) ** ((1 + relative) / 2), 1.0)
   scale = (rng.random(len(p)) < p) / p
   return {
     name: scale * column if name.endswith("_weight") else column

@@ -141,38 +141,52 @@ def test_line_too_long():
 
 
 @pytest.mark.parametrize(
-  ("value", "prm", "p"),
+  ("known", "fooled", "draws_known", "draws_fooled"),
   [
-    pytest.param(0.1, 0.2, 0.25, id="known"),
-    pytest.param(0.6, 0.1, 0.6, id="value fooled"),
-    pytest.param(0.1, 0.8, 0.8, id="prm fooled"),
-    pytest.param(1.0, 0.0, 1.0, id="quite sure"),
+    pytest.param((0.2, 0.1), (0.2, 0.1), 1, 1, id="all alike"),
+    pytest.param((0, 0), (0, 0), 1, 1, id="nothing is news"),
+    pytest.param((0.1, 0.2), (0.6, 0), 0.75, 1.25, id="value fooled"),
+    pytest.param((0.2, 0.2), (0.1, 0.6), 0.75, 1.25, id="prm fooled"),
+    pytest.param((0, 0), (0.1, 0), 0.5, 1.5, id="the only news"),
   ],
 )
-def test_light_steps_are_thinned_without_bias(value, prm, p):
-  """The last step weighs 1/8, is wrong, and nothing goes on from it."""
-  tree = small_tree(
-    q=np.array([[0.6, 0.6], [0.5, 0.35]], np.float32),
-    value=np.array([[0.5, 0.5], [0.5, value]], np.float32),
-    prm=np.array([[0.5, 0.5], [0.5, prm]], np.float32),
-  )
+def test_light_steps_are_thinned_without_bias(
+  known, fooled, draws_known, draws_fooled
+):
+  """The last step weighs 1/8, is wrong, and nothing goes on from it.
+
+  In one tree V and PRM give it `known`, in another `fooled`.
+  """
+
+  def tree(right_token, value, prm):
+    return small_tree(
+      tokens=np.array([11, 12, 13, 21, 22, 31, right_token], np.int32),
+      q=np.array([[0.6, 0.6], [0.5, 0.35]], np.float32),
+      value=np.array([[0.5, 0.5], [0.5, value]], np.float32),
+      prm=np.array([[0.5, 0.5], [0.5, prm]], np.float32),
+    )
+
+  p_of = {32: 1 - 0.75**draws_known, 33: 1 - 0.75**draws_fooled}
+  trees = [tree(32, *known), tree(33, *fooled)]
   learner = LearnerConfig(light_steps=0.25)
   rng = np.random.default_rng(0)
-  num_trees = 4000
-  batch = trees_to_rows([tree] * num_trees, learner, SearchConfig(), 9, rng)
-  whole = whole_rows([tree], learner, SearchConfig(), 9)
-  for token in (91, 13, 12, 22, 32):
-    is_light = token == 32
+  num_pairs = 4000
+  batch = trees_to_rows(trees * num_pairs, learner, SearchConfig(), 9, rng)
+  whole = whole_rows(trees, learner, SearchConfig(), 9)
+  for token in (91, 13, 12, 22, 32, 33):
+    p = p_of.get(token, 1)
+    count = num_pairs if token in p_of else 2 * num_pairs
     for name in ("policy_weight", "value_weight", "prm_weight"):
       weights = getattr(batch, name)[batch.tokens == token]
       weights = weights[weights > 0]
-      one = getattr(whole, name)[whole.tokens == token].sum()
+      one = getattr(whole, name)[whole.tokens == token].max()
       if one == 0:
         assert not weights.size
         continue
-      np.testing.assert_allclose(weights, one / (p if is_light else 1), 1e-6)
-      share = weights.size / num_trees
-      assert share == (pytest.approx(p, abs=0.03) if is_light else 1)
+      np.testing.assert_allclose(weights, one / p, 1e-6)
+      assert weights.size / count == (
+        pytest.approx(p, abs=0.03) if p < 1 else 1
+      )
 
 
 def test_a_step_with_nothing_to_teach_stays_if_it_leads_somewhere():
