@@ -189,6 +189,23 @@ def test_light_steps_are_thinned_without_bias(
       )
 
 
+def test_candidates_that_are_not_there_are_no_light_steps():
+  """Only the last step is: all are alike, and a share of them stays."""
+  tree = small_tree(
+    tokens=np.array([11, 12, 21, 22, 31, 32], np.int32),
+    length=np.array([[2, 0], [2, 2]], np.int32),
+    count=np.array([[1, 0], [3, 1]], np.int32),
+    q=np.array([[0.6, 0.0], [0.5, 0.2]], np.float32),
+    prm=np.array([[0.5, 0.0], [0.5, 0.2]], np.float32),
+    value=np.array([[0.5, 0.0], [0.5, 0.2]], np.float32),
+  )
+  learner = LearnerConfig(light_steps=0.25)
+  rng = np.random.default_rng(0)
+  batch = trees_to_rows([tree] * 1000, learner, SearchConfig(), 9, rng)
+  weights = batch.value_weight[batch.tokens == 32]
+  np.testing.assert_allclose(weights[weights > 0], 4, 1e-6)
+
+
 def test_a_step_with_nothing_to_teach_stays_if_it_leads_somewhere():
   """11 12 was not visited, and nobody knows if it is right."""
   tree = small_tree(
