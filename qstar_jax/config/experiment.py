@@ -53,6 +53,8 @@ class TextConfig:
       on `data.labels` where the domain cannot play; that of the run that made
       `data.trees` where there are some.
     vocabulary_size: pieces to train (sentencepiece only).
+    split_digits: digits are pieces, numbers are not (sentencepiece only): where
+      there are too many numbers to learn each of them.
     max_prompt_tokens: P; a longer prompt is an error.
     max_step_tokens: T, delimiter included; a longer step is cut and wrong.
     max_steps: D; a line not finished after D steps is wrong.
@@ -60,6 +62,7 @@ class TextConfig:
 
   vocabulary: Literal["bytes", "sentencepiece"] = "sentencepiece"
   vocabulary_size: int = 512
+  split_digits: bool = False
   max_prompt_tokens: int = 8
   max_step_tokens: int = 10
   max_steps: int = 3

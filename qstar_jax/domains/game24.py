@@ -12,12 +12,13 @@ from qstar_jax.domains.number_game import (
   spaced,
 )
 from qstar_jax.domains.reachability import can_reach
-from qstar_jax.domains.step_domain import MAX_DRAWS
+from qstar_jax.domains.step_domain import MAX_DRAWS, pick
 from qstar_jax.errors import UserError
 from qstar_jax.records import Problem
 
 _NUM_NUMBERS = 4
 _MAX_NUMBER = 13
+_LARGEST_NUMBER = 99
 _TARGET = 24
 _EXAMPLE = "4 9 10 13"
 
@@ -26,12 +27,13 @@ _EXAMPLE = "4 9 10 13"
 class Game24(NumberGame):
   """Four numbers 1 to 13, e.g. `4 9 10 13`. See `number_game` for the rules.
 
-  The target is 24 in sampled problems, and any integer in related ones and in
-  random play; the prompt always names it. Difficulty is 3, the number of
-  operations.
+  Related problems differ from the game in one thing: another target, or larger
+  numbers. Random play may have both; the prompt always names the target.
+  Difficulty is 3, the number of operations.
 
   Attributes:
     max_target: largest of the other targets, 24 to 999999.
+    max_number: largest of the larger numbers, 13 (none are larger) to 99.
     integers_only: sampled hands can be solved, and random play goes, with
       positive integers throughout; otherwise fractions and negatives occur.
       The rules do not depend on it.
@@ -41,6 +43,7 @@ class Game24(NumberGame):
   version: ClassVar[int] = 1
 
   max_target: int = 100
+  max_number: int = _MAX_NUMBER
   integers_only: bool = False
 
   def __post_init__(self):
@@ -48,6 +51,11 @@ class Game24(NumberGame):
       raise UserError(
         f"domain.options.max_target is {self.max_target}: need {_TARGET} to "
         f"{MAX_TARGET}"
+      )
+    if not _MAX_NUMBER <= self.max_number <= _LARGEST_NUMBER:
+      raise UserError(
+        f"domain.options.max_number is {self.max_number}: need {_MAX_NUMBER} "
+        f"to {_LARGEST_NUMBER}"
       )
 
   @property
@@ -62,8 +70,25 @@ class Game24(NumberGame):
       UserError: difficulty is not 3.
     """
     self._check_difficulty(difficulty)
+    return self._sample(rng, _MAX_NUMBER)
+
+  def sample_related(
+    self, rng: np.random.Generator, difficulty: int
+  ) -> Problem:
+    """The game with another target or, every other time, larger numbers.
+
+    Raises:
+      UserError: difficulty is not 3.
+    """
+    self._check_difficulty(difficulty)
+    if self.max_number > _MAX_NUMBER and rng.random() < 0.5:
+      return self._sample(rng, self.max_number)
+    return super().sample_related(rng, difficulty)
+
+  def _sample(self, rng: np.random.Generator, max_number: int) -> Problem:
+    """Independent uniform numbers that can make 24."""
     for _ in range(MAX_DRAWS):
-      numbers = self._draw_numbers(rng, difficulty)
+      numbers = _draw(rng, max_number)
       if can_reach(tuple(sorted(numbers)), _TARGET, self.integers_only):
         return self._make_problem(numbers, _TARGET)
     raise self._no_target()
@@ -71,16 +96,17 @@ class Game24(NumberGame):
   def parse(self, text: str) -> Problem:
     """The problem written `4 9 10 13` or `4 9 10 13 -> 24`.
 
-    Other targets read too, since random play has them.
+    Other targets read too, and numbers up to max_number, since random play has
+    them.
 
     Raises:
-      UserError: malformed, or not four numbers from 1 to 13.
+      UserError: malformed, or not four numbers from 1 to max_number.
     """
     numbers, target = parse_problem(text, _EXAMPLE)
-    if len(numbers) != _NUM_NUMBERS or max(numbers) > _MAX_NUMBER:
+    if len(numbers) != _NUM_NUMBERS or max(numbers) > self.max_number:
       raise UserError(
         f"{text.strip()!a} is no game of 24: write {_NUM_NUMBERS} numbers from "
-        f"1 to {_MAX_NUMBER}, as in `{_EXAMPLE}`"
+        f"1 to {self.max_number}, as in `{_EXAMPLE}`"
       )
     return self._make_problem(numbers, _TARGET if target is None else target)
 
@@ -91,5 +117,14 @@ class Game24(NumberGame):
   def _draw_numbers(
     self, rng: np.random.Generator, difficulty: int
   ) -> list[int]:
-    numbers = rng.integers(1, _MAX_NUMBER, size=difficulty + 1, endpoint=True)
-    return numbers.tolist()
+    return _draw(rng, _MAX_NUMBER)
+
+  def _draw_played_numbers(
+    self, rng: np.random.Generator, difficulty: int
+  ) -> list[int]:
+    return _draw(rng, pick(rng, [_MAX_NUMBER, self.max_number]))
+
+
+def _draw(rng: np.random.Generator, max_number: int) -> list[int]:
+  """Independent uniform numbers."""
+  return rng.integers(1, max_number, size=_NUM_NUMBERS, endpoint=True).tolist()

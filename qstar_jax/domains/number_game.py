@@ -36,6 +36,7 @@ from qstar_jax.domains.number_state import (
   State,
   advance,
   legal_moves,
+  listed_left,
   spaced,
   write_step,
 )
@@ -56,6 +57,15 @@ from qstar_jax.records import Problem
 MAX_NUMBERS = 6
 MAX_NUMBER = 9999
 MAX_TARGET = 999_999
+
+# Evenly; what a step makes of two numbers goes wrong in most ways.
+_MISTAKES = (
+  mistakes.wrong_result,
+  mistakes.wrong_result,
+  mistakes.wrong_list,
+  mistakes.wrong_operand,
+  mistakes.garbled,
+)
 
 
 class NumberGame(StepDomain):
@@ -78,6 +88,12 @@ class NumberGame(StepDomain):
     self, rng: np.random.Generator, difficulty: int
   ) -> list[int]:
     """Random numbers for a problem."""
+
+  def _draw_played_numbers(
+    self, rng: np.random.Generator, difficulty: int
+  ) -> list[int]:
+    """Random numbers for random play."""
+    return self._draw_numbers(rng, difficulty)
 
   def sample_related(
     self, rng: np.random.Generator, difficulty: int
@@ -114,7 +130,7 @@ class NumberGame(StepDomain):
     """
     self._check_difficulty(difficulty)
     for _ in range(MAX_DRAWS):
-      numbers = self._draw_numbers(rng, difficulty)
+      numbers = self._draw_played_numbers(rng, difficulty)
       state = State(target=0, left=tuple(numbers), trees=tuple(numbers))
       played = []
       while not state.is_terminal:
@@ -197,14 +213,14 @@ class NumberGame(StepDomain):
     ]
 
   def _mistake(self, rng: np.random.Generator, state: State) -> str:
-    kinds = [
-      mistakes.wrong_result,
-      mistakes.wrong_list,
-      mistakes.wrong_operand,
-    ]
-    if len(state.left) == 2:
-      kinds.append(mistakes.forced_target)
-    return pick(rng, kinds)(rng, state, pick(rng, self._playable(state)))
+    kind = pick(rng, _MISTAKES)
+    return kind(rng, state, pick(rng, self._playable(state)))
+
+  def _claimed(self, state: State, step: str) -> State | None:
+    left = listed_left(step)
+    if not left:
+      return None
+    return State(state.target, left=left, trees=left)
 
 
 def parse_problem(text: str, example: str) -> tuple[list[int], int | None]:

@@ -14,6 +14,8 @@ from qstar_jax.text import vocabulary
 # else, with the space before it and, unless it is a number, the delimiter that
 # ends its line. Digits are ASCII: others are not numbers.
 _WORD = re.compile(r" ?-?[0-9]+(?:/[0-9]+)?| ?[^0-9\s]+\n?|\n")
+# The same with a word for every digit; a sign is of the first one.
+_WORD_OF_DIGITS = re.compile(r" ?-?[0-9]| ?[^0-9\s]+\n?|\n")
 # SentencePiece writes a space as U+2581, and its pieces end at a NUL.
 _NO_PIECE = str.maketrans("\u2581\0", "  ")
 # Padding, end and unknown, and the 256 bytes that spell whatever is no word.
@@ -21,7 +23,7 @@ _NUM_BASE_PIECES = 3 + 256
 
 
 def train_sentencepiece(
-  lines: Iterable[str], size: int
+  lines: Iterable[str], size: int, *, split_digits: bool = False
 ) -> vocabulary.SentencePieceVocabulary:
   r"""A vocabulary of the words of `lines`, the most frequent first.
 
@@ -38,17 +40,20 @@ def train_sentencepiece(
     lines: prompts and steps, each one line; a newline at its end may be left
       out.
     size: most pieces to make. There are fewer if the lines have fewer words.
+    split_digits: every digit is a piece of its own, with the space or sign
+      before it: `_1` `3` `_-` `_4` `_=` `_9`.
 
   Raises:
     UserError: there is no text in `lines`, or `size` is not enough for their
       characters.
   """
+  word = _WORD_OF_DIGITS if split_digits else _WORD
   word_counts = collections.Counter()
   for line in lines:
     text = " " + line.removesuffix(vocabulary.DELIMITER).translate(_NO_PIECE)
     # The last step of a line has the end token in place of the delimiter.
-    word_counts.update(_WORD.findall(text))
-    word_counts.update(_WORD.findall(text + vocabulary.DELIMITER))
+    word_counts.update(word.findall(text))
+    word_counts.update(word.findall(text + vocabulary.DELIMITER))
   characters = sorted(set("".join(word_counts)) | {" ", vocabulary.DELIMITER})
   if not set(characters) - {" ", vocabulary.DELIMITER}:
     raise UserError(
@@ -61,7 +66,7 @@ def train_sentencepiece(
       f" {smallest} ({len(characters)} characters, 256 bytes and 3 special"
       f" tokens); use {smallest} or more."
     )
-  frequent = sorted(word_counts, key=lambda word: (-word_counts[word], word))
+  frequent = sorted(word_counts, key=lambda w: (-word_counts[w], w))
   pieces = list(dict.fromkeys([*characters, *frequent]))
   return vocabulary.SentencePieceVocabulary(
     _model_proto(pieces[: size - _NUM_BASE_PIECES])

@@ -58,7 +58,11 @@ def make_vocabulary(
       difficulties(config),
       _VOCABULARY_LINES,
     )
-  return train_sentencepiece(corpus, config.text.vocabulary_size)
+  return train_sentencepiece(
+    corpus,
+    config.text.vocabulary_size,
+    split_digits=config.text.split_digits,
+  )
 
 
 def trees_dir(config: ExperimentConfig) -> epath.Path | None:

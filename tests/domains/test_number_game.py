@@ -366,3 +366,36 @@ def test_impossible_target_is_a_user_error():
   for generate in (domain.sample, domain.random_play):
     with pytest.raises(UserError, match="max_target is 1: none of"):
       generate(rng, 2)
+
+
+def test_related_games_have_another_target_or_larger_numbers():
+  game, rng = Game24(max_target=30, max_number=18), np.random.default_rng(0)
+  problems = [game.sample_related(rng, 3).payload for _ in range(400)]
+  large = [p for p in problems if max(p["numbers"]) > 13]
+  assert {p["target"] for p in large} == {24}
+  # (13 / 18)^4 of the draws have no larger number.
+  assert 100 < len(large) < 190
+  others = {p["target"] for p in problems}
+  assert others <= set(range(1, 31)) and len(others) > 20
+  for problem in problems:
+    assert max(problem["numbers"]) <= 18
+    assert problem["target"] in reachable(tuple(problem["numbers"]))
+  played = [game.random_play(rng, 3)[0] for _ in range(200)]
+  assert 50 < sum(max(p.payload["numbers"]) > 13 for p in played) < 150
+  assert all(game.parse(p.key) == p for p in played)
+
+
+def test_the_game_itself_knows_no_larger_numbers():
+  """Nor do related problems by default; what is held out stays the same."""
+  wide, plain = Game24(max_number=18), Game24()
+  for seed in range(50):
+    problem = wide.sample(np.random.default_rng(seed), 3)
+    assert problem == plain.sample(np.random.default_rng(seed), 3)
+    rng = np.random.default_rng(seed)
+    for related in (plain.sample_related(rng, 3), plain.random_play(rng, 3)[0]):
+      assert max(related.payload["numbers"]) <= 13
+  with pytest.raises(UserError, match="from 1 to 13, as"):
+    plain.parse("4 9 10 14")
+  for number in 12, 100:
+    with pytest.raises(UserError, match=r"max_number is .*need 13 to 99"):
+      Game24(max_number=number)

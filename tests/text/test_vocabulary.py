@@ -171,6 +171,16 @@ def test_newline_inside_a_piece_is_refused():
     Bad()
 
 
+def test_digits_may_be_pieces():
+  lines = ["13 - 47 = -34 (left: 208/3 -34)"]
+  vocabulary = train_sentencepiece(lines, 512, split_digits=True)
+  tokens = vocabulary.encode_step(lines[0], is_last=False)
+  assert pieces_of(vocabulary, tokens) == [
+    *(" 1", "3", " -", " 4", "7", " =", " -3", "4"),
+    *(" (left:", " 2", "0", "8", "/", "3", " -3", "4", ")\n"),
+  ]
+
+
 @given(lines=st.lists(texts, max_size=5), extra=st.integers(0, 40))
 def test_training_takes_any_lines(lines, extra):
   """Every text can be encoded, whatever the vocabulary was trained on."""
