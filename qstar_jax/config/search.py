@@ -39,7 +39,10 @@ class SearchConfig:
       `gumbel`, `puct` and `mpc`.
     horizon: steps that model-predictive control looks ahead.
     num_rollouts: of each of its candidates, at most num_candidates.
+    breadth: candidates of an expansion over the number of expansions that a
+      budget buys: its steps make sqrt(breadth * steps) candidates each.
     path_cost: of A*, what g is made of.
+    policy_cost: of A* and Q*, what every nat of -log pi of a line takes from f.
     heuristic: of Q*, V of a line or of its best candidate, or Q of its last
       token; of searches over tokens, `token_q` or else V.
     heuristic_weight: lambda in f = g + lambda h.
@@ -84,7 +87,9 @@ class SearchConfig:
   compact: bool = False
   horizon: int = 2
   num_rollouts: int = 4
+  breadth: float = 1.0
   path_cost: Literal["prm", "depth"] = "prm"
+  policy_cost: float = 0.0
   heuristic: Literal["value", "max_q", "token_q"] = "value"
   heuristic_weight: float = 1.0
   guidance: float = 4.0

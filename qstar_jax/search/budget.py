@@ -9,6 +9,7 @@ step, so that a tree does not end with half a line.
 import chex
 import jax.numpy as jnp
 
+from qstar_jax.config import SearchConfig
 from qstar_jax.search import tree as tree_lib
 from qstar_jax.search.tree import SearchTree
 
@@ -48,25 +49,36 @@ def _integer_root(n: chex.Array) -> chex.Array:
   return root + ((root + 1) * (root + 1) <= n)
 
 
-def width_bound(tree: SearchTree) -> chex.Array:
+def _balanced(steps: chex.Array, config: SearchConfig) -> chex.Array:
+  """Candidates of an expansion where so many steps are spent, 1 or more.
+
+  w of them and steps / w expansions: w / (steps / w) is `breadth`.
+  """
+  scaled = jnp.clip(config.breadth * steps, 1, 1 << 30)
+  return _integer_root(scaled.astype(jnp.int32))
+
+
+def width_bound(tree: SearchTree, config: SearchConfig) -> chex.Array:
   """The most candidates of an expansion, int32 1 to A (one tree).
 
-  The square root of the steps that the whole budget buys: what is wider leaves
-  no room to look further.
+  As many as the whole budget buys in balance: what is wider leaves no room to
+  look further.
   """
   num_candidates, max_step_tokens = tree.tokens.shape[-2:]
-  root = _integer_root(tree.token_budget // max_step_tokens)
-  return jnp.clip(root, 1, num_candidates)
+  width = _balanced(tree.token_budget // max_step_tokens, config)
+  return jnp.minimum(width, num_candidates)
 
 
-def lines_at_once(tree: SearchTree, max_steps: int) -> chex.Array:
+def lines_at_once(
+  tree: SearchTree, config: SearchConfig, max_steps: int
+) -> chex.Array:
   """Lines that the whole budget takes to their ends side by side, 1 or more."""
   steps = tree.token_budget // tree.tokens.shape[-1]
-  return jnp.maximum(steps // max_steps // (width_bound(tree) + 1), 1)
+  return jnp.maximum(steps // max_steps // (width_bound(tree, config) + 1), 1)
 
 
 def affordable_width(
-  tree: SearchTree, edge: chex.Array, kept: chex.Array
+  tree: SearchTree, edge: chex.Array, kept: chex.Array, config: SearchConfig
 ) -> chex.Array:
   """Candidates that can be sampled at an edge (one tree).
 
@@ -74,39 +86,39 @@ def affordable_width(
     tree: one tree.
     edge: int32 [2], (node, candidate); (NONE, NONE) is the problem itself.
     kept: int32 scalar, tokens not to touch.
+    config: of the search.
 
   Returns:
     int32 scalar, 0 to `width_bound`.
   """
   own = tree_lib.rerun_tokens(tree, edge)
   width = (room(tree) - kept - own) // tree.tokens.shape[-1]
-  return jnp.clip(width, 0, width_bound(tree))
+  return jnp.clip(width, 0, width_bound(tree, config))
 
 
 def balanced_width(
-  tree: SearchTree, edge: chex.Array, kept: chex.Array
+  tree: SearchTree, edge: chex.Array, kept: chex.Array, config: SearchConfig
 ) -> chex.Array:
-  """Candidates that leave room for as many expansions again, at an edge."""
-  steps = jnp.maximum(room(tree) - kept, 0) // tree.tokens.shape[-1]
-  width = jnp.maximum(_integer_root(steps), 1)
-  return jnp.minimum(width, affordable_width(tree, edge, kept))
+  """Candidates that leave room for further expansions, at an edge."""
+  width = _balanced((room(tree) - kept) // tree.tokens.shape[-1], config)
+  return jnp.minimum(width, affordable_width(tree, edge, kept, config))
 
 
 def balanced_simulations(
-  tree: SearchTree, share: chex.Array
+  tree: SearchTree, share: chex.Array, config: SearchConfig
 ) -> tuple[chex.Array, chex.Array]:
   """Width and number of expansions that a share of the tokens is spent on.
 
-  As many expansions as each has candidates, the first one of them included;
-  each runs its leaf's step besides.
+  The first expansion is one of them; each runs its leaf's step besides.
 
   Args:
     tree: one tree.
     share: int32 scalar, tokens.
+    config: of the search.
 
   Returns:
     (candidates, 1 or more; expansions after the first, 0 or more), int32.
   """
   steps = jnp.maximum(share, 0) // tree.tokens.shape[-1]
-  width = jnp.clip(_integer_root(steps), 1, width_bound(tree))
+  width = jnp.minimum(_balanced(steps, config), width_bound(tree, config))
   return width, jnp.maximum(steps // (1 + width) - 1, 0)

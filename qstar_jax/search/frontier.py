@@ -47,7 +47,7 @@ def make_searcher(priority_fn: PriorityFn, stop_fn: StopFn) -> Searcher:
     edge = jnp.where(is_start, NONE, edge)
     depth = jnp.where(is_start, 0, tree.depth[edge[0]] + 1)
     tail = budget.tail_tokens(tree, max_steps - 1 - depth)
-    width = budget.balanced_width(tree, edge, tail)
+    width = budget.balanced_width(tree, edge, tail, config)
     return Pick(edge, jnp.where(is_start | (edge[0] != NONE), width, 0))
 
   def is_searching(tree, config, max_steps):

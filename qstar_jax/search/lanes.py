@@ -62,7 +62,7 @@ def _lanes(
   goes_on_W = (node_W != NONE) & (is_open_W | is_empty_W)
   # All candidates of every step, and the chosen ones once more.
   max_step_tokens = tree.tokens.shape[-1]
-  num_runs = budget.width_bound(tree)
+  num_runs = budget.width_bound(tree, config)
   num_runs += budget.num_runs(config.num_candidates) - 1
   per_step = num_runs * max_step_tokens
   needed_W = jnp.where(
@@ -73,7 +73,7 @@ def _lanes(
   most = jnp.int32(config.num_lines)
   if config.num_candidates > 1:
     # Lines with a choice are a beam; others are as many as can be sampled.
-    most = jnp.minimum(most, budget.lines_at_once(tree, max_steps))
+    most = jnp.minimum(most, budget.lines_at_once(tree, config, max_steps))
   # As tokens come free, one line after another may begin late, until there are
   # no rounds left to end one in.
   has_room &= tree.num_nodes + num_lanes * max_steps <= tree.depth.size
@@ -99,7 +99,7 @@ def make_searcher(score_fn: ScoreFn) -> Searcher:
     # What the other lanes' lines may take is theirs.
     kept = jnp.sum(lanes.needed) - lanes.needed[slot]
     kept += budget.tail_tokens(tree, max_steps - 1 - depth)
-    width = budget.affordable_width(tree, edge, kept)
+    width = budget.affordable_width(tree, edge, kept, config)
     return Pick(edge, jnp.where(goes_on | lanes.can_start, width, 0))
 
   return Searcher(

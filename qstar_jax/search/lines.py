@@ -50,6 +50,15 @@ def estimate(tree: SearchTree, config: SearchConfig) -> chex.Array:
   return tree.token_q if config.heuristic == "token_q" else tree.value
 
 
+def policy_cost(tree: SearchTree, config: SearchConfig) -> chex.Array:
+  """float32 [N, A] >= 0, -log pi of lines times the config's weight.
+
+  0 where the verifier has judged: what a policy would write is no matter then.
+  """
+  cost = -config.policy_cost * tree.line_log_prob
+  return jnp.where(tree.outcome >= 0, 0.0, cost)
+
+
 def commit_best(tree: SearchTree, score_NA: chex.Array) -> SearchTree:
   """Commits the finished line of best score.
 

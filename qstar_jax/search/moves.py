@@ -90,7 +90,7 @@ def plan(
   """
   room = budget.room(tree) - kept_tokens(tree, max_steps)
   share = jnp.where(tree.root_depth + 2 < max_steps, room // 2, room)
-  width, num_simulations = budget.balanced_simulations(tree, share)
+  width, num_simulations = budget.balanced_simulations(tree, share, config)
   return width, jnp.minimum(num_simulations, config.num_simulations)
 
 
@@ -162,7 +162,7 @@ def make_searcher(rules: Rules) -> Searcher:
     # ends: a child's index is above its parent's.
     edge = jnp.where(tree.root_node == NONE, at_root, descend(tree, config))
     affordable = budget.affordable_width(
-      tree, edge, kept_tokens(tree, max_steps)
+      tree, edge, kept_tokens(tree, max_steps), config
     )
     return Pick(edge, jnp.minimum(affordable, tree.move_width))
 

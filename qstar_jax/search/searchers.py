@@ -118,7 +118,9 @@ def sized_for_budget(
   """
   text = limits(config, text)
   steps = token_budget // text.max_step_tokens
-  width = max(min(config.num_candidates, math.isqrt(steps)), 1)
+  width = max(
+    min(config.num_candidates, math.isqrt(int(config.breadth * steps))), 1
+  )
   per_level = steps // text.max_steps // (width + 1)
   config = dataclasses.replace(
     config,

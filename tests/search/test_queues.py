@@ -40,6 +40,11 @@ def in_queue_order(world, priority, num_expansions):
     expanded.append(line)
 
 
+def log_prob(world, line):
+  """Of the whole line."""
+  return sum(world.log_prob(line[: i + 1]) for i in range(len(line)))
+
+
 def assert_plays_are_queues(tree, priority_in, num_expansions):
   """Asserts that every tree expands and commits what its queue does.
 
@@ -61,8 +66,8 @@ def assert_plays_are_queues(tree, priority_in, num_expansions):
 
 @pytest.mark.parametrize(
   "changes",
-  [{}, {"heuristic_weight": 0.0}, {"path_cost": "depth"}],
-  ids=["prm", "no_heuristic", "depth"],
+  [{}, {"heuristic_weight": 0.0}, {"path_cost": "depth"}, {"policy_cost": 0.7}],
+  ids=["prm", "no_heuristic", "depth", "policy"],
 )
 def test_astar_is_a_queue(changes):
   config = setting("astar", num_simulations=40, **changes)
@@ -71,6 +76,7 @@ def test_astar_is_a_queue(changes):
     def priority(line):
       scores = [world.prm(line[: i + 1]) for i in range(len(line))]
       g = -len(line) if config.path_cost == "depth" else np.log(np.prod(scores))
+      g += config.policy_cost * log_prob(world, line)
       h = 0 if world.is_finished(line) else np.log(world.value(line))
       return g + config.heuristic_weight * h
 
@@ -95,11 +101,13 @@ def test_astar_by_depth_alone_is_uniform_cost():
 
 @pytest.mark.parametrize("heuristic", ["value", "token_q"])
 @pytest.mark.parametrize("aggregate", AGGREGATES)
-def test_best_first_by_estimates_is_a_queue(aggregate, heuristic):
+@pytest.mark.parametrize("policy_cost", [0.0, 0.4])
+def test_best_first_by_estimates_is_a_queue(aggregate, heuristic, policy_cost):
   config = setting(
     "best_first",
     aggregate=aggregate,
     heuristic=heuristic,
+    policy_cost=policy_cost,
     num_simulations=40,
   )
   tree = play(config)
@@ -109,7 +117,8 @@ def test_best_first_by_estimates_is_a_queue(aggregate, heuristic):
 
     def priority(line, world=world):
       scores = [world.prm(line[: i + 1]) for i in range(len(line))]
-      return combine(scores) + getattr(world, heuristic)(line)
+      g = combine(scores) + policy_cost * log_prob(world, line)
+      return g + getattr(world, heuristic)(line)
 
     limit = MAX_STEPS * (1 + config.num_simulations)
     expanded, _ = in_queue_order(world, priority, limit)
@@ -118,7 +127,7 @@ def test_best_first_by_estimates_is_a_queue(aggregate, heuristic):
 
 def test_best_first_takes_a_verdict_for_the_whole_of_f():
   """Of whatever the network says; so no wrong line ends the search."""
-  config = setting("best_first", heuristic_weight=2.0)
+  config = setting("best_first", heuristic_weight=2.0, policy_cost=0.01)
   tree = row(play(config), 0)
   plain = best_first.priority(tree, config)
   is_judged = lines.is_finished(tree)
@@ -134,13 +143,15 @@ def test_best_first_takes_a_verdict_for_the_whole_of_f():
 
 def test_best_first_by_best_candidate_keys_lines_anew():
   """The queue of the paper: a line comes back before its candidates join."""
-  config = setting("best_first", heuristic="max_q", num_simulations=40)
+  config = setting(
+    "best_first", heuristic="max_q", policy_cost=0.4, num_simulations=40
+  )
   tree = play(config)
   for b in range(NUM_TREES):
     world = PlainWorld(b)
 
     def g(line, world=world):
-      return world.prm(line)
+      return world.prm(line) + config.policy_cost * log_prob(world, line)
 
     order, queue, expanded = 0, [], [()]
     found = None

@@ -1,6 +1,7 @@
 """Every searcher: what holds of all, and the simpler ones by definition."""
 
 import dataclasses
+import math
 
 import hypothesis
 import hypothesis.strategies as st
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from qstar_jax.config import TextConfig
-from qstar_jax.search import driver, testing
+from qstar_jax.search import budget, driver, testing
 from qstar_jax.search.searchers import SEARCHERS, sized_for_budget
 from qstar_jax.search.tree import NONE, UNLIMITED
 from tests.search.hash_plays import (
@@ -93,6 +94,27 @@ def test_a_play_ends_within_its_room(name):
   tree = jax.device_get(play_on(state).tree)
   assert tree.is_done.all()
   assert (tree.tokens_used <= budgets).all()
+
+
+@pytest.mark.parametrize("breadth", [0.3, 1.0, 4.0])
+def test_width_is_breadth_times_the_expansions(breadth):
+  """w candidates, n expansions, w n steps: w is the root of breadth w n."""
+  text = TextConfig(max_step_tokens=8)
+  wide = dataclasses.replace(
+    setting("best_first"), num_candidates=20, breadth=breadth
+  )
+  budgets = np.array([0, 7, 8, 100, 1000, 4000, 1 << 30])
+  expected = [
+    max(min(math.isqrt(int(breadth * (b // 8))), 20), 1) for b in budgets
+  ]
+  tree = testing.new_state(ROOTS[:7], wide, MAX_STEPS, budgets, 8).tree
+  found = [
+    budget.width_bound(jax.tree.map(lambda x, b=b: x[b], tree), wide)
+    for b in range(len(budgets))
+  ]
+  assert found == expected
+  sized = [sized_for_budget(wide, int(b), text) for b in budgets]
+  assert [config.num_candidates for config in sized] == expected
 
 
 @pytest.mark.parametrize("name", SEARCHERS)

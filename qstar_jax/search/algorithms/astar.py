@@ -2,6 +2,10 @@
 
 g is the sum of log R along the line, the log-probability that every step of it
 is right (`path_cost: prm`), or minus the number of steps (`depth`); h is log V.
+With `policy_cost` c the line's c log pi is part of g, as the search tree's own
+cost is in Levin tree search (Orseau et al. 2018, arXiv:1811.10928) and PHS
+(Orseau and Lelis 2021, arXiv:2103.11505): what the policy would hardly write is
+more often a mistake that V and PRM take for right than a find.
 At the end of a finished line h is 0, or the log of the verdict's score where
 the search asks the verifier. The search stops when a finished line has the
 largest f of all: it would be taken from the queue next. No better line is left
@@ -38,6 +42,7 @@ def priority(tree: SearchTree, config: SearchConfig) -> chex.Array:
   else:
     # The search has `utility: prm` and `aggregate: product`.
     g = log_score(tree.line_score)
+  g -= lines.policy_cost(tree, config)
   h = config.heuristic_weight * log_score(tree.value)
   verdict = log_score(jnp.where(tree.outcome >= 0, tree.score, 1.0))
   return g + jnp.where(lines.is_finished(tree), verdict, h)

@@ -59,13 +59,17 @@ def _best(
   )
   rank = jnp.sum(is_level & is_before)
   width = jnp.minimum(
-    budget.lines_at_once(tree, max_steps), config.leaves_per_round
+    budget.lines_at_once(tree, config, max_steps), config.leaves_per_round
   )
   return edge, (edge[0] != NONE) & (rank < width)
 
 
 def level_width(
-  tree: SearchTree, edge: chex.Array, slot: chex.Array | int, max_steps: int
+  tree: SearchTree,
+  edge: chex.Array,
+  slot: chex.Array | int,
+  config: SearchConfig,
+  max_steps: int,
 ) -> chex.Array:
   """Candidates for a line of the beam, int32: what its level may spend.
 
@@ -76,9 +80,10 @@ def level_width(
   levels_left = jnp.maximum(max_steps - depth, 1)
   whole = budget.room(tree) + tree.tokens_promised
   kept = whole - whole // levels_left
-  width = budget.affordable_width(tree, edge, kept)
+  width = budget.affordable_width(tree, edge, kept, config)
   tail = budget.tail_tokens(tree, max_steps - 1 - depth)
-  at_least = jnp.minimum(budget.affordable_width(tree, edge, tail), 1)
+  affordable = budget.affordable_width(tree, edge, tail, config)
+  at_least = jnp.minimum(affordable, 1)
   return jnp.where(slot > 0, width, jnp.maximum(width, at_least))
 
 
@@ -90,7 +95,7 @@ def make_searcher(score_fn: ScoreFn, commit_fn: CommitFn) -> Searcher:
     edge, is_kept = _best(tree, score_NA, config, max_steps)
     is_start = tree.root_node == NONE
     edge = jnp.where(is_start, NONE, edge)
-    width = level_width(tree, edge, slot, max_steps)
+    width = level_width(tree, edge, slot, config, max_steps)
     return Pick(edge, jnp.where(is_start | is_kept, width, 0))
 
   def is_searching(tree, config, max_steps):

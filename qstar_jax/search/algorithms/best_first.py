@@ -9,6 +9,8 @@ is Q of the line's last token. The search stops when a finished line comes
 first; where the verifier has judged one, g and h are its score. No optimality
 is claimed.
 
+With `policy_cost` c, c log pi of the line is part of g; see `astar`.
+
 Deviations: the paper trains a Q network of its own; here Q of a candidate is V
 after it, transitions being deterministic, or that of the token-Q heads. Scores
 are probabilities in [0, 1], not sums of rewards.
@@ -30,12 +32,13 @@ def priority(tree: SearchTree, config: SearchConfig) -> chex.Array:
   estimate = lines.estimate(tree, config)
   worth = jnp.where(tree.outcome >= 0, tree.score, estimate)
   # A verdict is all there is to say: what it calls wrong comes last.
-  f_NA = lines.score(tree) + config.heuristic_weight * worth
+  g_NA = lines.score(tree) - lines.policy_cost(tree, config)
+  f_NA = g_NA + config.heuristic_weight * worth
   if config.heuristic != "max_q":
     return f_NA
   # In the queue before its candidates: they come no earlier than it does.
   best_N = jnp.max(jnp.where(tree.count > 0, worth, 0.0), axis=-1)
-  g_N = tree.line_score[tree.parent, tree.candidate]
+  g_N = g_NA[tree.parent, tree.candidate]
   f_N = g_N + config.heuristic_weight * best_N
   f_N = jnp.where(tree.parent == NONE, jnp.inf, f_N)
   return jnp.minimum(f_NA, f_N[:, None])

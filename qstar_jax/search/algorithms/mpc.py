@@ -65,7 +65,8 @@ def select(
   wanted = jnp.where(is_root, config.num_candidates, wanted)
   wanted = jnp.minimum(wanted, tree.move_width)
   kept = moves.kept_tokens(tree, max_steps)
-  width = jnp.minimum(wanted, budget.affordable_width(tree, edge, kept))
+  affordable = budget.affordable_width(tree, edge, kept, config)
+  width = jnp.minimum(wanted, affordable)
   return Pick(edge, jnp.where(is_root | (edge[0] != NONE), width, 0))
 
 
