@@ -152,6 +152,7 @@ class Run:
       ends_step=self._ends_step | searchers.is_by_token(search),
       end_token=1,
       temperature=search.temperature,
+      min_p=search.min_p,
       proposal=search.proposal,
       platform=self.mesh.devices.flat[0].platform,
     )

@@ -22,6 +22,8 @@ class SearchConfig:
       num_simulations.
     temperature: of the proposal that candidates are sampled from; 0 is greedy,
       or beam search.
+    min_p: tokens are not proposed that the policy holds for less than so many
+      times as likely as the likeliest one there.
     proposal: candidates are drawn with replacement (`sample`) or without it
       (`stochastic_beam`), so that all of them differ.
     utility: the score that drives the search: V, the PRM, or their product.
@@ -75,6 +77,7 @@ class SearchConfig:
   beam_width: int = 4
   leaves_per_round: int = 1
   temperature: float = 1.0
+  min_p: float = 0.0
   proposal: Literal["sample", "stochastic_beam"] = "sample"
   utility: Literal["value", "prm", "mix"] = "value"
   aggregate: Literal["last", "min", "product", "mean"] = "last"

@@ -45,11 +45,12 @@ class Proposal(NamedTuple):
   log_prob: Callable[[Any], chex.Array]
 
 
-def independent(temperature: float) -> Proposal:
+def independent(temperature: float, min_p: float = 0.0) -> Proposal:
   """Each stream draws its own tokens: candidates with replacement.
 
   Args:
     temperature: static; 0 is greedy, with proposal log-probability 0.
+    min_p: static, see `sampling.drop_unlikely`.
 
   Returns:
     The proposal; its state is the steps' log-probability so far, [X, A].
@@ -63,7 +64,7 @@ def independent(temperature: float) -> Proposal:
   def choose(log_prob_XA, logits_RV, is_open_R, uniform_XAU, width_X):
     del width_X
     sampled = sampling.sample_tokens(
-      logits_RV, uniform_XAU[..., 0].reshape(-1), temperature
+      logits_RV, uniform_XAU[..., 0].reshape(-1), temperature, min_p
     )
     of_token_R = jnp.where(is_open_R, sampled.proposal_log_prob, 0.0)
     choice = Choice(sampled.token, sampled.log_prob)

@@ -86,8 +86,31 @@ def inverse_cdf(mass_RV: chex.Array, uniform_R: chex.Array) -> chex.Array:
   return (group_R * group_size + index_R).astype(jnp.int32)
 
 
+def drop_unlikely(logits: chex.Array, min_p: float) -> chex.Array:
+  """-inf for tokens less than `min_p` times as likely as the likeliest.
+
+  Min-p (Nguyen et al. 2024, arXiv:2407.01082): where the network is sure, as of
+  the result of a calculation, hardly anything else is left; where many tokens
+  are about as good, all of them are.
+
+  Args:
+    logits: [..., V].
+    min_p: static, in [0, 1); 0 drops nothing.
+
+  Returns:
+    [..., V].
+  """
+  if min_p == 0:
+    return logits
+  floor = jnp.max(logits, axis=-1, keepdims=True) + math.log(min_p)
+  return jnp.where(logits >= floor, logits, -jnp.inf)
+
+
 def sample_tokens(
-  logits_RV: chex.Array, uniform_R: chex.Array, temperature: float
+  logits_RV: chex.Array,
+  uniform_R: chex.Array,
+  temperature: float,
+  min_p: float = 0.0,
 ) -> SampledToken:
   """Samples a token per row from softmax(logits / temperature).
 
@@ -95,6 +118,7 @@ def sample_tokens(
     logits_RV: [R, V] float32.
     uniform_R: [R] in [0, 1); not read at temperature 0.
     temperature: static, >= 0; 0 takes the most likely token.
+    min_p: static, see `drop_unlikely`; of the probabilities at temperature 1.
 
   Returns:
     The tokens and their log-probabilities. At temperature 0 the proposal is
@@ -108,11 +132,11 @@ def sample_tokens(
     token_R = jnp.argmax(logits_RV, axis=-1).astype(jnp.int32)
     log_prob_R = _take(shifted_RV, token_R) - log_total_R
     return SampledToken(token_R, log_prob_R, jnp.zeros_like(log_prob_R))
-  if temperature == 1:
+  if temperature == 1 and min_p == 0:
     token_R = inverse_cdf(mass_RV, uniform_R)
     log_prob_R = _take(shifted_RV, token_R) - log_total_R
     return SampledToken(token_R, log_prob_R, log_prob_R)
-  tempered_RV = shifted_RV / temperature
+  tempered_RV = drop_unlikely(shifted_RV, min_p) / temperature
   tempered_mass_RV = jnp.exp(tempered_RV)
   token_R = inverse_cdf(tempered_mass_RV, uniform_R)
   proposal_R = _take(tempered_RV, token_R) - jnp.log(

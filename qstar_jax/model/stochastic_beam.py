@@ -174,6 +174,7 @@ def _choose(
   width_X: chex.Array,
   *,
   temperature: float,
+  min_p: float,
 ) -> tuple[Beam, Choice]:
   """The best extensions, as many as each leaf wants."""
   x, a = beam.perturbed.shape
@@ -184,7 +185,8 @@ def _choose(
     tempered_XAV = log_prob_XAV
     extensions = most_likely(log_prob_XAV, is_open_XA, beam)
   else:
-    tempered_XAV = jax.nn.log_softmax(logits_XAV / temperature)
+    likely_XAV = sampling.drop_unlikely(logits_XAV, min_p)
+    tempered_XAV = jax.nn.log_softmax(likely_XAV / temperature)
     extensions = race(tempered_XAV, is_open_XA, beam, uniform_XAU)
   parent_XA, token_XA, perturbed_XE = extensions
   perturbed_XA = jnp.where(
@@ -215,11 +217,12 @@ def _log_inclusion(beam: Beam) -> chex.Array:
   )
 
 
-def stochastic_beam(temperature: float) -> Proposal:
+def stochastic_beam(temperature: float, min_p: float = 0.0) -> Proposal:
   """The streams of a leaf are a beam: candidates without replacement.
 
   Args:
     temperature: static; 0 is beam search, with proposal log-probability 0.
+    min_p: static, see `sampling.drop_unlikely`; not read at temperature 0.
 
   Returns:
     The proposal; its state is a `Beam`.
@@ -228,7 +231,7 @@ def stochastic_beam(temperature: float) -> Proposal:
   return Proposal(
     num_uniforms=3,
     begin=functools.partial(_begin, is_random=is_random),
-    choose=functools.partial(_choose, temperature=temperature),
+    choose=functools.partial(_choose, temperature=temperature, min_p=min_p),
     log_prob=_log_inclusion
     if is_random
     else lambda beam: jnp.zeros_like(beam.log_prob),

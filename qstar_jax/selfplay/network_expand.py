@@ -72,6 +72,7 @@ def make_expand_fn(
   ends_step: np.ndarray,
   end_token: int,
   temperature: float,
+  min_p: float = 0.0,
   proposal: str = "sample",
   platform: str | None = None,
 ) -> ExpandFn:
@@ -82,6 +83,7 @@ def make_expand_fn(
     ends_step: bool [V], tokens that end a step.
     end_token: the token that ends a step and finishes the line.
     temperature: of the proposal; 0 is greedy.
+    min_p: of the proposal, see `sampling.drop_unlikely`.
     proposal: with replacement (`sample`) or without (`stochastic_beam`).
     platform: that is compiled for, e.g. `tpu`; default: what JAX runs on.
 
@@ -89,7 +91,7 @@ def make_expand_fn(
     The function; it consumes the store and its keys.
   """
   ends_step_V = np.asarray(ends_step, bool)
-  propose = _PROPOSALS[proposal](temperature)
+  propose = _PROPOSALS[proposal](temperature, min_p)
 
   def expand(params, rng_key_B, store, leaf_BW, width_BW, block):
     model = nnx.merge(graphdef, params)

@@ -170,6 +170,7 @@ class Player:
       ends_step=vocabulary.ends_step | self._by_token,
       end_token=vocabulary.eos_id,
       temperature=search.temperature,
+      min_p=search.min_p,
       proposal=search.proposal,
     )
     self._phases = Phases(

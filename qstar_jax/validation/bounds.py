@@ -77,6 +77,7 @@ BOUNDS: Mapping[str, Bound] = {
   "search.beam_width": _COUNT,
   "search.leaves_per_round": _COUNT,
   "search.temperature": _COUNT_OR_NONE,
+  "search.min_p": _BELOW_1,
   "search.max_considered": _COUNT,
   "search.gumbel_scale": _COUNT_OR_NONE,
   "search.horizon": _COUNT,

@@ -13,7 +13,9 @@ from qstar_jax.model import sampling
 ALMOST_ONE = np.float32(1 - 2**-24)
 
 inverse_cdf = jax.jit(sampling.inverse_cdf)
-sample_tokens = jax.jit(sampling.sample_tokens, static_argnames="temperature")
+sample_tokens = jax.jit(
+  sampling.sample_tokens, static_argnames=("temperature", "min_p")
+)
 
 
 def masses(num_values):
@@ -111,11 +113,12 @@ def test_both_ends():
     elements=st.integers(-2560, 2560).map(lambda i: i / 64),
   ),
   temperature=st.sampled_from([0.0, 0.7, 1.0]),
+  min_p=st.sampled_from([0.0, 0.1]),
   uniform=st.floats(0, float(ALMOST_ONE), width=32),
 )
-def test_log_probs_are_log_softmax(logits, temperature, uniform):
+def test_log_probs_are_log_softmax(logits, temperature, min_p, uniform):
   sampled = sample_tokens(
-    logits, np.full(5, uniform, np.float32), temperature=temperature
+    logits, np.full(5, uniform, np.float32), temperature, min_p
   )
   token = np.asarray(sampled.token)
   row = np.arange(5)
@@ -125,7 +128,11 @@ def test_log_probs_are_log_softmax(logits, temperature, uniform):
     np.testing.assert_array_equal(token, np.argmax(logits, axis=-1))
     np.testing.assert_array_equal(sampled.proposal_log_prob, 0)
   else:
-    tempered = np.asarray(jax.nn.log_softmax(logits / temperature))
+    # exp(x / 64) is 0.1 for no whole x.
+    is_likely = np.exp(logits - logits.max(axis=-1, keepdims=True)) >= min_p
+    likely = np.where(is_likely, logits, -np.inf)
+    assert is_likely[row, token].all()
+    tempered = np.asarray(jax.nn.log_softmax(likely / temperature))
     np.testing.assert_allclose(
       sampled.proposal_log_prob, tempered[row, token], atol=1e-4
     )

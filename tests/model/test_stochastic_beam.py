@@ -33,9 +33,11 @@ def steps_below(prefix=0, depth=0):
 STEPS = np.array(list(steps_below()))
 
 
-def step_log_probs(temperature=1.0):
+def step_log_probs(temperature=1.0, min_p=0.0):
   """float64 [S], of every step."""
   logits = LOGITS.astype(np.float64) / temperature
+  relative = np.exp(LOGITS - LOGITS.max(axis=1, keepdims=True))
+  logits[relative < min_p] = -np.inf
   log_probs = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
   def of(node):
@@ -45,15 +47,15 @@ def step_log_probs(temperature=1.0):
   return np.array([of(step) for step in STEPS])
 
 
-@functools.partial(jax.jit, static_argnames="temperature")
-def grow(uniform_XATU, width_X, temperature=1.0):
+@functools.partial(jax.jit, static_argnames=("temperature", "min_p"))
+def grow(uniform_XATU, width_X, temperature=1.0, min_p=0.0):
   """Beams of X leaves to their end.
 
   Returns:
     The last `Beam`; [X, A] index of each candidate in `STEPS`, -1 where there
     is none; [X, A] log-probability at temperature 1; [X, A] of the proposal.
   """
-  proposal = stochastic_beam(temperature)
+  proposal = stochastic_beam(temperature, min_p)
   beam, is_open_XA = proposal.begin(uniform_XATU[:, :, 0], width_X)
   node_XA = jnp.zeros(is_open_XA.shape, jnp.int32)
   log_prob_XA = jnp.zeros(is_open_XA.shape)
@@ -83,12 +85,12 @@ def grow(uniform_XATU, width_X, temperature=1.0):
   return beam, index_XA, log_prob_XA, proposal.log_prob(beam)
 
 
-def sample(num_candidates, width=None, temperature=1.0, seed=0):
+def sample(num_candidates, width=None, temperature=1.0, min_p=0.0, seed=0):
   uniform = jax.random.uniform(
     jax.random.key(seed), (NUM_LEAVES, num_candidates, T, 3)
   )
   width = num_candidates if width is None else width
-  grown = grow(uniform, jnp.full((NUM_LEAVES,), width), temperature)
+  grown = grow(uniform, jnp.full((NUM_LEAVES,), width), temperature, min_p)
   return jax.tree.map(np.asarray, grown)
 
 
@@ -111,12 +113,18 @@ def without_replacement(probs, size):
 
 
 @pytest.mark.parametrize(
-  ("size", "temperature"), [(1, 1.0), (2, 1.0), (4, 1.0), (4, 0.5), (3, 2.0)]
+  ("size", "temperature", "min_p"),
+  [
+    *((1, 1.0, 0.0), (2, 1.0, 0.0), (4, 1.0, 0.0), (4, 0.5, 0.0)),
+    *((3, 2.0, 0.0), (2, 1.0, 0.3), (3, 2.0, 0.2)),
+  ],
 )
-def test_samples_without_replacement(size, temperature):
+def test_samples_without_replacement(size, temperature, min_p):
   """Every ordered sample as often as drawing one after another has it."""
-  _, index, _, _ = sample(size, temperature=temperature)
-  probs = np.exp(step_log_probs(temperature))
+  _, index, _, _ = sample(size, temperature=temperature, min_p=min_p)
+  probs = np.exp(step_log_probs(temperature, min_p))
+  assert (probs > 0).all() == (min_p == 0)
+  assert (probs > 0).sum() > size
   np.testing.assert_allclose(probs.sum(), 1, atol=1e-12)
   expected = without_replacement(probs, size)
   included = np.zeros(len(STEPS))
