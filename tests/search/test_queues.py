@@ -143,15 +143,13 @@ def test_best_first_takes_a_verdict_for_the_whole_of_f():
 
 def test_best_first_by_best_candidate_keys_lines_anew():
   """The queue of the paper: a line comes back before its candidates join."""
-  config = setting(
-    "best_first", heuristic="max_q", policy_cost=0.4, num_simulations=40
-  )
+  config = setting("best_first", heuristic="max_q", num_simulations=40)
   tree = play(config)
   for b in range(NUM_TREES):
     world = PlainWorld(b)
 
     def g(line, world=world):
-      return world.prm(line) + config.policy_cost * log_prob(world, line)
+      return world.prm(line)
 
     order, queue, expanded = 0, [], [()]
     found = None
