@@ -39,8 +39,8 @@ Example = dict[str, Any]
 def from_play(line: HindsightLine, vocabulary: Vocabulary) -> Example:
   """An example of the warm start; see `learner.plays.plays_to_rows`.
 
-  Legal steps have policy weight 1, right ones label 1; the bad one and what
-  follows it have label 0. Value and PRM share the labels.
+  Legal steps have policy weight 1, right ones label 1; the bad one has label 0
+  and is the last. Value and PRM share the labels.
   """
   prompt_tokens, step_tokens = encode_line(
     vocabulary, line.problem.prompt, line.steps, is_finished=line.is_finished
@@ -48,12 +48,11 @@ def from_play(line: HindsightLine, vocabulary: Vocabulary) -> Example:
   label = [1.0] * len(step_tokens)
   if line.bad_step is not None:
     before = NO_LABEL if line.is_aimless else 1.0
-    num_wrong = len(step_tokens) - line.bad_step
-    label = [before] * line.bad_step + [0.0] * num_wrong
+    label = [before] * line.bad_step + [0.0]
   return _example(
     line.problem.prompt,
     prompt_tokens,
-    step_tokens,
+    step_tokens[: len(label)],
     policy=np.not_equal(label, 0.0) | line.is_aimless,
     value=label,
     prm=label,

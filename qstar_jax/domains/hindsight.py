@@ -58,9 +58,8 @@ def draw_line(
   kind = rng.random()
   if kind < corrupt_share / 2:
     wrong, bad_step = problems.domain.corrupt(rng, problem, steps)
-    # A mistake in mid-line does not look like the line's end; play that goes on
-    # from there comes to it.
-    is_finished = len(wrong) == len(steps) or len(wrong) > bad_step + 1
+    # A mistake in mid-line does not look like the line's end.
+    is_finished = len(wrong) == len(steps)
     return HindsightLine(problem, wrong, is_finished, bad_step, True)
   if kind < corrupt_share:
     steps, bad_step = _aimless_play(problems, rng, problem)

@@ -36,7 +36,6 @@ from qstar_jax.domains.number_state import (
   State,
   advance,
   legal_moves,
-  listed_left,
   spaced,
   write_step,
 )
@@ -57,15 +56,6 @@ from qstar_jax.records import Problem
 MAX_NUMBERS = 6
 MAX_NUMBER = 9999
 MAX_TARGET = 999_999
-
-# Evenly; what a step makes of two numbers goes wrong in most ways.
-_MISTAKES = (
-  mistakes.wrong_result,
-  mistakes.wrong_result,
-  mistakes.wrong_list,
-  mistakes.wrong_operand,
-  mistakes.garbled,
-)
 
 
 class NumberGame(StepDomain):
@@ -213,14 +203,14 @@ class NumberGame(StepDomain):
     ]
 
   def _mistake(self, rng: np.random.Generator, state: State) -> str:
-    kind = pick(rng, _MISTAKES)
-    return kind(rng, state, pick(rng, self._playable(state)))
-
-  def _claimed(self, state: State, step: str) -> State | None:
-    left = listed_left(step)
-    if not left:
-      return None
-    return State(state.target, left=left, trees=left)
+    kinds = [
+      mistakes.wrong_result,
+      mistakes.wrong_list,
+      mistakes.wrong_operand,
+    ]
+    if len(state.left) == 2:
+      kinds.append(mistakes.forced_target)
+    return pick(rng, kinds)(rng, state, pick(rng, self._playable(state)))
 
 
 def parse_problem(text: str, example: str) -> tuple[list[int], int | None]:

@@ -17,9 +17,10 @@ from qstar_jax.domains.step_domain import IllegalStep
 
 ANSWER = "Answer: "
 _NUMBER = r"-?[0-9]+(?:/[0-9]+)?"
-_LEFT = rf" \(left: ({_NUMBER}(?: {_NUMBER})*)\)"
-_STEP = re.compile(rf"({_NUMBER}) ([-+*/]) ({_NUMBER}) = ({_NUMBER}){_LEFT}")
-_LEFT_AT_END = re.compile(rf"{_LEFT}$")
+_STEP = re.compile(
+  rf"({_NUMBER}) ([-+*/]) ({_NUMBER}) = ({_NUMBER})"
+  rf" \(left: ({_NUMBER}(?: {_NUMBER})*)\)"
+)
 
 # (a, op, b): the values that a step combines.
 Move = tuple[Number, str, Number]
@@ -134,16 +135,6 @@ def write_step(move: Move, left: tuple[Number, ...]) -> str:
   """
   a, op, b = move
   return f"{a} {op} {b} = {left[-1]} (left: {spaced(sorted(left))})"
-
-
-def listed_left(step: str) -> tuple[Number, ...]:
-  """What a step says is left, right or wrong; empty if it cannot be read."""
-  match = _LEFT_AT_END.search(step)
-  try:
-    words = match[1].split(" ") if match else []
-    return tuple(map(expressions.read_number, words))
-  except ParseError:
-    return ()
 
 
 def _compare(

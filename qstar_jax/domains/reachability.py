@@ -69,7 +69,7 @@ def can_reach(
   for part, rest in _splits(hand):
     small, large = sorted((part, rest), key=len)
     for a in reachable(small, positive_integers):
-      for b in partners(a, target):
+      for b in _partners(a, target):
         if can_reach(large, b, positive_integers):
           return True
   return False
@@ -100,7 +100,7 @@ def _combinations(a: Number, b: Number) -> Iterator[Number]:
     yield apply("/", b, a)
 
 
-def partners(a: Number, target: Number) -> Iterator[Number]:
+def _partners(a: Number, target: Number) -> Iterator[Number]:
   """The b for which one operation on a and b gives `target`.
 
   All b give 0 times b = 0, and none of them is named: what a hand makes that

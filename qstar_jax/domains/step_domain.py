@@ -1,8 +1,7 @@
 """What domains of checked steps share: replay, verdicts, corrupted lines."""
 
 import abc
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -84,11 +83,6 @@ class StepDomain(abc.ABC):
   def _mistake(self, rng: np.random.Generator, state: Any) -> str:
     """A step as a model might get it wrong; it may turn out to be legal."""
 
-  def _claimed(self, state: Any, step: str) -> Any | None:
-    """The state that an illegal step claims to lead to; None if unclear."""
-    del state, step
-    return None
-
   def check_step(
     self, problem: Problem, steps: tuple[str, ...], step: str
   ) -> StepCheck:
@@ -163,11 +157,9 @@ class StepDomain(abc.ABC):
       steps: a legal line of at least one step.
 
     Returns:
-      `(line, index)`: the first `index` of `steps`, one illegal step of a kind
-      that models write and, where it is clear what that claims, steps that are
-      legal from there, to the end of the line or as many as `steps`; to the
-      goal, if they can. (They are wrong all the same; but a network that never
-      saw such lines judges them by their end.)
+      `(line, index)`: the first `index` of `steps`, then one illegal step of a
+      kind that models write. Nothing follows it: what comes after an illegal
+      step is wrong whatever it is.
     """
     states = [self._begin(problem)]
     for step in steps:
@@ -179,23 +171,8 @@ class StepDomain(abc.ABC):
     for _ in range(MAX_DRAWS):
       step = self._mistake(rng, states[index])
       if not self.check_step(problem, steps[:index], step).is_legal:
-        rest = self._play_on(rng, self._claimed(states[index], step))
-        rest = itertools.islice(rest, len(steps) - index - 1)
-        return (*steps[:index], step, *rest), index
+        return (*steps[:index], step), index
     raise RuntimeError(f"{self.name}: no illegal step found for {steps}")
-
-  def _play_on(
-    self, rng: np.random.Generator, state: Any | None
-  ) -> Iterator[str]:
-    """Random legal steps to the end of the line; to the goal, if they can."""
-    while state is not None and not self._is_terminal(state):
-      after = {
-        step: self._advance(state, step) for step in self._writings(state)
-      }
-      good = [step for step in after if self._can_finish(after[step])]
-      step = pick(rng, good or list(after))
-      yield step
-      state = after[step]
 
   def _replay(self, problem: Problem, steps: tuple[str, ...]) -> Any:
     """The state after `steps`; IllegalStep or ParseError names the bad one."""

@@ -44,8 +44,8 @@ def plays_to_rows(
   the rules. (A policy that has only seen lines end well bends the last equation
   to the target there, and of many such lines some fool V and the PRM.)
 
-  A right step is labelled 1, the bad one and what follows it 0. Steps before
-  it are right as long as the line solves its problem when
+  A right step is labelled 1 and the bad one 0, and nothing after it is in the
+  row. Steps before it are right as long as the line solves its problem when
   played on from there: a mistake put into it says nothing about them. In an
   aimless line they have no label. Value and PRM share the labels; the 1s stand
   where the 0s do, so neither score can be told from the depth alone.
@@ -59,26 +59,24 @@ def plays_to_rows(
     lines_per_row: T is so many times `max_line_tokens`.
     has_player: V is that of a player who learns from trees. In mid-line it may
       not see the solution that is there, so a value target is only at the last
-      step of a line, the bad one and what follows it: facts for everybody.
+      step of a line: a fact for everybody.
 
   Raises:
     UserError: a line is longer than `max_line_tokens`.
   """
-  lines, label, is_legal, is_fact = [], [], [], []
+  lines, label, is_legal, is_last = [], [], [], []
   for play in plays:
-    num_steps = len(play.step_tokens)
-    num_right = num_steps if play.bad_step is None else play.bad_step
-    num_wrong = num_steps - num_right
-    lines.append([play.prompt_tokens, *play.step_tokens])
-    right = NO_LABEL if play.is_aimless else 1
-    label += [NO_LABEL, *[right] * num_right, *[0] * num_wrong]
-    is_legal += [False, *[True] * num_right, *[play.is_aimless] * num_wrong]
-    is_fact += [False, *[False] * num_right, *[True] * num_wrong]
-    is_fact[-1] = True
+    bad_step = len(play.step_tokens) if play.bad_step is None else play.bad_step
+    steps = play.step_tokens[: bad_step + 1]
+    lines.append([play.prompt_tokens, *steps])
+    before = NO_LABEL if play.is_aimless else 1
+    label += [NO_LABEL, *[before] * bad_step, 0][: len(lines[-1])]
+    is_legal += [False, *[True] * bad_step, play.is_aimless][: len(lines[-1])]
+    is_last += [False] * len(steps) + [True]
   label = np.array(label)
   is_labelled = (label != NO_LABEL).astype(np.float32)
   is_right = (label == 1).astype(np.float32)
-  value_weight = is_labelled * np.array(is_fact) if has_player else is_labelled
+  value_weight = is_labelled * np.array(is_last) if has_player else is_labelled
   tokens, pieces = rows.in_lines(lines)
   lesson = rows.Lesson(
     **pieces,

@@ -167,10 +167,10 @@ def test_rows_are_those_of_the_learner(seqio, tasks, kind):
 def test_lines_that_do_not_fit_are_left_out_whole(seqio, tasks):
   task = _add_warmup(tasks, num_lines=60)
   rows = _rows(seqio, tasks, task.name)
-  narrow = dataclasses.replace(TEXT, max_step_tokens=12)
+  narrow = dataclasses.replace(TEXT, max_step_tokens=9)
   fitting = _rows(seqio, tasks, task.name, narrow)
   is_short = [
-    len(e["targets"]) <= 48 for e in _numpy(task.get_dataset(shuffle=False))
+    len(e["targets"]) <= 36 for e in _numpy(task.get_dataset(shuffle=False))
   ]
   assert 0 < sum(is_short) < 60
   width = narrow.max_line_tokens

@@ -199,7 +199,7 @@ def _labelled(opened, num_lines):
     label = np.ones(len(steps), np.float32)
     if i % 2:
       steps, bad = opened.domain.corrupt(rng, problem, steps)
-      label = (np.arange(len(steps)) < bad).astype(np.float32)
+      label = (np.arange(len(steps)) != bad).astype(np.float32)
     yield LabelledLine(
       domain=("slips", "plays")[i % 3 == 0],
       problem_key=problem.key,
@@ -236,7 +236,7 @@ def test_stored_labels_judge_the_prm(opened):
   assert prm["steps"] == len(label)
   area = step_metrics.auroc(score, label)
   assert prm["auroc"]["value"] == pytest.approx(area)
-  assert prm["groups"]["all"]["wrong_steps"] == (label == 0).sum() >= 10
+  assert prm["groups"]["all"]["wrong_steps"] == 10
 
 
 def test_lines_without_a_label_judge_nothing(opened):

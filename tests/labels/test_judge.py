@@ -192,7 +192,7 @@ def checked_lines(num_lines):
     label = [1.0] * len(steps)
     if i % 2:
       steps, bad = DOMAIN.corrupt(rng, problem, steps)
-      label = [1.0] * bad + [0.0] * (len(steps) - bad)
+      label = [1.0] * bad + [0.0]
     records.append(record(Line(i, problem, steps, False), label))
   return records
 

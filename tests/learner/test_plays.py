@@ -13,15 +13,15 @@ WRONG = Play([92], [[21], [22, 23], [24]], bad_step=1)
 def test_warm_start_by_hand():
   batch = plays_to_rows([RIGHT, WRONG], 8)
   expected = {
-    "tokens": [[90, 91, 11, 12, 13, 14, 15, 0], [92, 21, 22, 23, 24, 0, 0, 0]],
-    "position": [[0, 1, 2, 3, 4, 5, 6, 0], [0, 1, 2, 3, 4, 0, 0, 0]],
-    "previous": [[0, 0, 1, 2, 3, 4, 5, 0], [0, 0, 1, 2, 3, 0, 0, 0]],
-    "last": [[6, 6, 6, 6, 6, 6, 6, 0], [4, 4, 4, 4, 4, 0, 0, 0]],
+    "tokens": [[90, 91, 11, 12, 13, 14, 15, 0], [92, 21, 22, 23, 0, 0, 0, 0]],
+    "position": [[0, 1, 2, 3, 4, 5, 6, 0], [0, 1, 2, 3, 0, 0, 0, 0]],
+    "previous": [[0, 0, 1, 2, 3, 4, 5, 0], [0, 0, 1, 2, 0, 0, 0, 0]],
+    "last": [[6, 6, 6, 6, 6, 6, 6, 0], [3, 3, 3, 3, 0, 0, 0, 0]],
     "policy_weight": [[0, 0, 1, 1, 1, 1, 1, 0], [0, 1, 0, 0, 0, 0, 0, 0]],
     "value_target": [[0, 0, 0, 1, 1, 0, 1, 0], [0, 1, 0, 0, 0, 0, 0, 0]],
-    "value_weight": [[0, 0, 0, 1, 1, 0, 1, 0], [0, 1, 0, 1, 1, 0, 0, 0]],
+    "value_weight": [[0, 0, 0, 1, 1, 0, 1, 0], [0, 1, 0, 1, 0, 0, 0, 0]],
     "prm_target": [[0, 0, 0, 1, 1, 0, 1, 0], [0, 1, 0, 0, 0, 0, 0, 0]],
-    "prm_weight": [[0, 0, 0, 1, 1, 0, 1, 0], [0, 1, 0, 1, 1, 0, 0, 0]],
+    "prm_weight": [[0, 0, 0, 1, 1, 0, 1, 0], [0, 1, 0, 1, 0, 0, 0, 0]],
   }
   for name, values in expected.items():
     np.testing.assert_array_equal(getattr(batch, name), values, err_msg=name)
@@ -29,9 +29,9 @@ def test_warm_start_by_hand():
 
 def test_first_step_may_be_the_bad_one():
   batch = plays_to_rows([Play([90], [[11], [12]], bad_step=0)], 3)
-  np.testing.assert_array_equal(batch.tokens, [[90, 11, 12]])
+  np.testing.assert_array_equal(batch.tokens, [[90, 11, 0]])
   assert not batch.policy_weight.any()
-  np.testing.assert_array_equal(batch.value_weight, [[0, 1, 1]])
+  np.testing.assert_array_equal(batch.value_weight, [[0, 1, 0]])
   assert not batch.value_target.any()
 
 
@@ -47,13 +47,13 @@ def test_aimless_steps_are_legal_and_nothing_else_is_known_of_them():
     )
 
 
-def test_beside_a_player_only_facts_say_what_v_is():
+def test_beside_a_player_only_the_last_step_says_what_v_is():
   first, later = (
     plays_to_rows([RIGHT, WRONG], 8, has_player=has_player)
     for has_player in (False, True)
   )
   np.testing.assert_array_equal(
-    later.value_weight, [[0, 0, 0, 0, 0, 0, 1, 0], [0, 0, 0, 1, 1, 0, 0, 0]]
+    later.value_weight, [[0, 0, 0, 0, 0, 0, 1, 0], [0, 0, 0, 1, 0, 0, 0, 0]]
   )
   for name, values in vars(first).items():
     if name != "value_weight":
@@ -72,10 +72,10 @@ def test_line_too_long():
 def test_lines_stand_beside_each_other_in_a_row():
   batch = plays_to_rows([WRONG, RIGHT, WRONG], 8, lines_per_row=2)
   expected = {
-    "tokens": [92, 21, 22, 23, 24, 0, 0, 0, 90, 91, 11, 12, 13, 14, 15, 0],
-    "position": [0, 1, 2, 3, 4, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 0],
-    "previous": [0, 0, 1, 2, 3, 0, 0, 0, 0, 8, 9, 10, 11, 12, 13, 0],
-    "last": [4, 4, 4, 4, 4, 0, 0, 0, *[14] * 7, 0],
+    "tokens": [92, 21, 22, 23, 0, 0, 0, 0, 90, 91, 11, 12, 13, 14, 15, 0],
+    "position": [0, 1, 2, 3, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 0],
+    "previous": [0, 0, 1, 2, 0, 0, 0, 0, 0, 8, 9, 10, 11, 12, 13, 0],
+    "last": [3, 3, 3, 3, 0, 0, 0, 0, *[14] * 7, 0],
     "policy_weight": [0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 0],
   }
   alone = plays_to_rows([WRONG], 8)

@@ -95,7 +95,7 @@ def test_labels_are_what_the_verifier_says(name, seed):
       assert finished
       assert domain.verify(problem, steps).outcome == Outcome.CORRECT
     else:
-      assert labels[-1] == 0  # Nothing is right after the bad step.
+      assert labels[-1] == 0  # Nothing stands after the bad step.
       check = domain.check_step(problem, steps[:-1], steps[-1])
       assert not check.is_legal or (
         finished and domain.verify(problem, steps).outcome != Outcome.CORRECT
