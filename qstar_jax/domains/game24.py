@@ -12,7 +12,7 @@ from qstar_jax.domains.number_game import (
   spaced,
 )
 from qstar_jax.domains.reachability import can_reach
-from qstar_jax.domains.step_domain import MAX_DRAWS, pick
+from qstar_jax.domains.step_domain import MAX_DRAWS
 from qstar_jax.errors import UserError
 from qstar_jax.records import Problem
 
@@ -81,7 +81,7 @@ class Game24(NumberGame):
       UserError: difficulty is not 3.
     """
     self._check_difficulty(difficulty)
-    if self.max_number > _MAX_NUMBER and rng.random() < 0.5:
+    if self._is_wide(rng):
       return self._sample(rng, self.max_number)
     return super().sample_related(rng, difficulty)
 
@@ -122,7 +122,11 @@ class Game24(NumberGame):
   def _draw_played_numbers(
     self, rng: np.random.Generator, difficulty: int
   ) -> list[int]:
-    return _draw(rng, pick(rng, [_MAX_NUMBER, self.max_number]))
+    return _draw(rng, self.max_number if self._is_wide(rng) else _MAX_NUMBER)
+
+  def _is_wide(self, rng: np.random.Generator) -> bool:
+    """Whether a hand may have larger numbers; nothing drawn if none may."""
+    return self.max_number > _MAX_NUMBER and rng.random() < 0.5
 
 
 def _draw(rng: np.random.Generator, max_number: int) -> list[int]:
