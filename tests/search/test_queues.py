@@ -141,25 +141,29 @@ def test_best_first_takes_a_verdict_for_the_whole_of_f():
     np.testing.assert_allclose(f, np.where(is_judged, 3 * score, plain))
 
 
-def test_best_first_by_best_candidate_keys_lines_anew():
-  """The queue of the paper: a line comes back before its candidates join."""
-  config = setting("best_first", heuristic="max_q", num_simulations=40)
+@pytest.mark.parametrize("policy_cost", [0.0, 0.4, -0.4])
+def test_best_first_by_best_candidate_keys_lines_anew(policy_cost):
+  """A line comes back before its candidates join, no earlier than it did."""
+  config = setting(
+    "best_first",
+    heuristic="max_q",
+    policy_cost=policy_cost,
+    num_simulations=40,
+  )
   tree = play(config)
   for b in range(NUM_TREES):
     world = PlainWorld(b)
 
     def g(line, world=world):
-      return world.prm(line)
+      cost = policy_cost * log_prob(world, line)
+      return world.prm(line) + cost if line else np.inf
 
     order, queue, expanded = 0, [], [()]
-    found = None
     # (key, finished first, order, line, is expanded)
-    waiting = [((), True)]
-    while found is None:
-      line, is_expanded = waiting.pop()
+    line, key, is_expanded = (), np.inf, True
+    while len(expanded) <= 60:
       if not is_expanded:
         if world.is_finished(line):
-          found = line
           break
         expanded.append(line)
         best = max(world.value(child) for child in world.children(line))
@@ -170,11 +174,11 @@ def test_best_first_by_best_candidate_keys_lines_anew():
           if world.is_terminal(child) and not world.is_finished(child):
             continue
           order += 1
-          key = -(g(child) + world.value(child))
+          child_key = min(g(child) + world.value(child), key)
           kind = -1 if world.is_finished(child) else 0
-          heapq.heappush(queue, (key, kind, order, child, False))
-      if not queue or len(expanded) > 60:
+          heapq.heappush(queue, (-child_key, kind, order, child, False))
+      if not queue:
         break
-      _, _, _, line, is_expanded = heapq.heappop(queue)
-      waiting.append((line, is_expanded))
+      key, _, _, line, is_expanded = heapq.heappop(queue)
+      key = -key
     assert expanded_paths(tree, b) == expanded

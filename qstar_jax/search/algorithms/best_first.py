@@ -4,10 +4,11 @@ g is any aggregate of the PRM scores along the line (`aggregate`), h a value to
 go. With `heuristic: value` it is V of the line. With `max_q` it is the best V
 among the line's own candidates, which have to be sampled to know it: a line
 stands in the queue under V until it is expanded, then under its best candidate,
-and its candidates join the queue when it comes first again. With `token_q` it
-is Q of the line's last token. The search stops when a finished line comes
-first; where the verifier has judged one, g and h are its score. No optimality
-is claimed.
+and its candidates join the queue when it comes first again, none with a higher
+f than it had then (pathmax, Mero 1984, since g may grow along a line). With
+`token_q` it is Q of the line's last token. The search stops when a finished
+line comes first; where the verifier has judged one, g and h are its score. No
+optimality is claimed.
 
 With `policy_cost` c, c log pi of the line is part of g; see `astar`.
 
@@ -28,7 +29,7 @@ from qstar_jax.search.tree import NONE, SearchTree
 
 
 def priority(tree: SearchTree, config: SearchConfig) -> chex.Array:
-  """f, float32 [N, A]; of a candidate, no more than that of its node."""
+  """f, float32 [N, A]; a candidate's by `max_q` no more than its node's."""
   estimate = lines.estimate(tree, config)
   worth = jnp.where(tree.outcome >= 0, tree.score, estimate)
   # A verdict is all there is to say: what it calls wrong comes last.
