@@ -146,9 +146,10 @@ class TreeRecord:
   """One play of one problem as replay stores it: raw facts, never targets.
 
   n is the number of expanded nodes, A the candidates per node. Node rows are in
-  order of expansion; a parent precedes its children and row 0 is the root.
-  Candidate arrays are [n, A]. A candidate with `count` 0 is no candidate (a
-  duplicate merged into another, or an empty slot): ignore its other fields.
+  order of expansion; a parent precedes its children and row 0 is a root. A
+  search that draws whole lines has a root for each of them. Candidate arrays
+  are [n, A]. A candidate with `count` 0 is no candidate (a duplicate merged
+  into another, or an empty slot): ignore its other fields.
 
   Attributes:
     domain: name of the domain.
@@ -162,9 +163,9 @@ class TreeRecord:
     terminal_value: "outcome" if the search used the verifier, else "value".
     temperature: tau that candidates were sampled at, > 0.
     prompt_tokens: int32 [p].
-    node_parent: int32 [n], row of the parent node; -1 for row 0.
+    node_parent: int32 [n], row of the parent node; -1 for roots.
     node_candidate: int32 [n], index in 0..A-1 of the parent's candidate that
-      this node expands; -1 for row 0.
+      this node expands; -1 for roots.
     node_value: float32 [n], V of the node itself in [0, 1].
     tokens: int32 [sum(length)], the candidates' tokens one after another in row
       order, their last token (delimiter or end) included.

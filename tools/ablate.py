@@ -2,8 +2,8 @@
 
 usage: python tools/ablate.py STUDY.yaml [--out build/STUDY] [--arms NAME ...]
 
-Trains a run for every arm and seed of a study, evaluates each on the same
-problems, and compares the arms with the first one. A study is a YAML file:
+Trains a run for every arm and seed of a study, evaluates each, and compares the
+arms with the first one. A study is a YAML file:
 
   config: game24_cpu                  # as of `qstar train`
   options: --max-minutes 15           # of all arms
@@ -14,11 +14,14 @@ problems, and compares the arms with the first one. A study is a YAML file:
     no PRM in the loss: --learner.losses.prm 0
 
 Cut at any time and run again, it goes on where it was: runs resume, and what
-is finished and evaluated is left alone. OUT/ARM_SEED is a run's directory, with
-its evaluation in it; OUT/ablation.md has the table, OUT/ablation.json the
-figures, OUT/ablation.png the picture.
+is finished and evaluated is left alone. With `--arms` it trains these only, so
+that several can share a study; the table has all arms that are finished.
+OUT/ARM_SEED is a run's directory, with its evaluation in it; OUT/ablation.md
+has the table, OUT/ablation.json the figures, OUT/ablation.png the picture.
 
-Intervals are 95 %, bootstrapped over problems and seeds. A difference is of the
+A problem counts once a run, with the mean of its plays. Intervals are 95 %,
+bootstrapped over the problems of these runs: they do not tell how other runs
+would end, of which the figures by seed give an idea. A difference is of the
 same problem and seed.
 """
 
@@ -27,6 +30,7 @@ import json
 import pathlib
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -34,9 +38,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
+from etils import epath
 from matplotlib.figure import Figure
 
 from qstar_jax.evaluation.metrics import bootstrap_ci95
+from qstar_jax.store import files
+
+# In a run's directory: the command that evaluated it, once it has.
+_DONE = "evaluated.json"
 
 
 class Study(NamedTuple):
@@ -61,15 +70,32 @@ def read_study(path: pathlib.Path) -> Study:
   """The study of a YAML file; exits if it is none."""
   try:
     study = Study(**yaml.safe_load(path.read_text(encoding="utf-8")))
-  except (OSError, TypeError, yaml.YAMLError) as error:
+    arms = {str(k): v or "" for k, v in study.arms.items()}
+  except (OSError, TypeError, AttributeError, yaml.YAMLError) as error:
     sys.exit(f"ablate.py: {path} is no study: {error}")
-  return study._replace(arms={k: v or "" for k, v in study.arms.items()})
+  if not (arms and study.seeds):
+    sys.exit(f"ablate.py: {path} is no study: it needs an arm and a seed")
+  return study._replace(arms=arms)
 
 
 def qstar(command: Sequence[str]) -> int:
-  """Runs a command in a process of its own; its exit code."""
+  """Runs a command in a process of its own; its exit code.
+
+  SIGINT and SIGTERM are the command's: it saves what it has, and ends.
+  """
   program = pathlib.Path(sys.executable).with_name("qstar")
-  return subprocess.run([program, *command], check=False).returncode
+  # In a session of its own a Ctrl-C reaches it once, from here.
+  with subprocess.Popen([program, *command], start_new_session=True) as process:
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [
+      signal.signal(number, lambda number, _: process.send_signal(number))
+      for number in numbers
+    ]
+    try:
+      return process.wait()
+    finally:
+      for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
 
 
 def run_dir_of(out: pathlib.Path, arm: str, seed: int) -> pathlib.Path:
@@ -77,41 +103,56 @@ def run_dir_of(out: pathlib.Path, arm: str, seed: int) -> pathlib.Path:
   return out / f"{re.sub(r'[^a-z0-9]+', '_', arm.lower())}_{seed}"
 
 
+def evaluation_of(study: Study, run_dir: pathlib.Path) -> list[str]:
+  """The command that evaluates a run."""
+  out = str(run_dir / "evaluation")
+  return ["evaluate", str(run_dir), *shlex.split(study.evaluate), "--out", out]
+
+
+def is_evaluated(study: Study, run_dir: pathlib.Path) -> bool:
+  """Whether a run is finished, and evaluated as the study says now."""
+  done = run_dir / _DONE
+  command = evaluation_of(study, run_dir)
+  return done.exists() and json.loads(done.read_text()) == command
+
+
 def run_arm(study: Study, arm: str, seed: int, run_dir: pathlib.Path) -> None:
   """Trains and evaluates, as far as that has not been done yet."""
   train = ["train", study.config, *shlex.split(study.options)]
   train += [*shlex.split(study.arms[arm]), "--seed", str(seed)]
-  evaluation = run_dir / "evaluation"
-  evaluate = ["evaluate", str(run_dir), *shlex.split(study.evaluate)]
-  evaluate += ["--out", str(evaluation)]
-  done = evaluation / "command.json"
-  commands = json.dumps([train, evaluate], indent=1)
-  if done.exists() and done.read_text() == commands:
-    return
   print(f"{arm}, seed {seed}", file=sys.stderr, flush=True)
-  for command in [*train, "--run-dir", str(run_dir)], evaluate:
-    if code := qstar(command):
-      sys.exit(code)
-  done.write_text(commands)
+  # Has nothing to do in a run that is finished, and refuses that of another
+  # config.
+  if code := qstar([*train, "--run-dir", str(run_dir)]):
+    sys.exit(code)
+  if is_evaluated(study, run_dir):
+    return
+  (run_dir / _DONE).unlink(missing_ok=True)
+  command = evaluation_of(study, run_dir)
+  if code := qstar(command):
+    sys.exit(code)
+  files.publish_text(epath.Path(run_dir / _DONE), json.dumps(command))
 
 
 def scores_of(
   out: pathlib.Path, arm: str, seeds: Sequence[int]
 ) -> dict[str, np.ndarray]:
-  """Scores [problems, seeds] by searcher and budget."""
-  found: dict[str, list[list[float]]] = {}
+  """Scores [seeds, problems] by searcher and budget, means of the plays."""
+  found: dict[str, list[np.ndarray]] = {}
   for seed in seeds:
     path = run_dir_of(out, arm, seed) / "evaluation" / "problems.jsonl"
-    of_seed: dict[str, list[float]] = {}
+    plays: dict[str, dict[str, list[float]]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
       play = json.loads(line)
       name = play["searcher"]
       if play["budget"] is not None and name != "greedy":
         name += f", {play['budget']} tokens"
-      of_seed.setdefault(name, []).append(play["score"])
-    for name, scores in of_seed.items():
-      found.setdefault(name, []).append(scores)
-  return {name: np.transpose(scores) for name, scores in found.items()}
+      of_name = plays.setdefault(name, {})
+      of_name.setdefault(play["problem"], []).append(play["score"])
+    for name, of_name in plays.items():
+      means = np.array([np.mean(scores) for scores in of_name.values()])
+      found.setdefault(name, []).append(means)
+  return {name: np.array(scores) for name, scores in found.items()}
 
 
 def effort_of(run_dir: pathlib.Path) -> dict[str, float]:
@@ -145,10 +186,10 @@ def summarise(
           "arm": arm,
           "searcher": searcher,
           "top1": float(scores.mean()),
-          "ci95": list(bootstrap_ci95(scores, seed=0)),
-          "by_seed": scores.mean(axis=0).tolist(),
+          "ci95": list(bootstrap_ci95(scores.ravel(), seed=0)),
+          "by_seed": scores.mean(axis=1).tolist(),
           "lead": float(lead.mean()),
-          "lead_ci95": list(bootstrap_ci95(lead, seed=0)),
+          "lead_ci95": list(bootstrap_ci95(lead.ravel(), seed=0)),
           **effort,
         }
       )
@@ -221,13 +262,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(f"ablate.py: no arm {unknown[0]!r}; the study has {known}")
   out.mkdir(parents=True, exist_ok=True)
   # Seed by seed, so that arms can be compared at any time.
-  for i, seed in enumerate(study.seeds):
+  for seed in study.seeds:
     for arm in arms:
       run_arm(study, arm, seed, run_dir_of(out, arm, seed))
-    rows = summarise(out, arms, study.seeds[: i + 1])
-    (out / "ablation.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (out / "ablation.md").write_text(table(rows))
-    draw(rows).savefig(out / "ablation.png", dpi=150)
+    report(study, out)
+
+
+def report(study: Study, out: pathlib.Path) -> None:
+  """Writes and prints what is known of the seeds that the first arm has."""
+
+  def has(arm, seed):
+    return is_evaluated(study, run_dir_of(out, arm, seed))
+
+  reference = next(iter(study.arms))
+  seeds = [seed for seed in study.seeds if has(reference, seed)]
+  if not seeds:
+    print(f"{reference} is not finished: nothing to compare", file=sys.stderr)
+    return
+  arms = [arm for arm in study.arms if all(has(arm, seed) for seed in seeds)]
+  rows = summarise(out, arms, seeds)
+  (out / "ablation.json").write_text(json.dumps(rows, indent=1) + "\n")
+  (out / "ablation.md").write_text(table(rows))
+  draw(rows).savefig(out / "ablation.png", dpi=150)
   print(table(rows), end="")
 
 

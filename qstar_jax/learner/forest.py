@@ -40,7 +40,6 @@ class Forest:
     ancestors: int [D, N], the edges above a node, from the one into it to the
       root's; then -1, in the last row at every node.
     tree_of_node: int [N].
-    root: int [K], nodes.
     prompt_length: int [K].
     committed: int [D'], edges of the committed lines of all trees.
     final_score: float [K], of the committed line.
@@ -53,12 +52,24 @@ class Forest:
   edges: dict[str, np.ndarray]
   ancestors: np.ndarray
   tree_of_node: np.ndarray
-  root: np.ndarray
   prompt_length: np.ndarray
   committed: np.ndarray
   final_score: np.ndarray
   has_verdict: np.ndarray
   has_judge: np.ndarray
+
+  @property
+  def num_trees(self) -> int:
+    """K."""
+    return len(self.prompt_length)
+
+  @functools.cached_property
+  def roots(self) -> np.ndarray:
+    """int [R], nodes right after a prompt: of a tree, or of each of its lines.
+
+    Searches that draw whole lines have a root for each.
+    """
+    return np.flatnonzero(self.ancestors[0] < 0)
 
   @property
   def tree_of_edge(self) -> np.ndarray:
@@ -151,7 +162,7 @@ def plant(trees: Sequence[TreeRecord]) -> Forest:
   """The forest of at least one tree; all have the same A."""
   num_candidates = trees[0].count.shape[1]
   num_nodes = np.array([len(tree.node_parent) for tree in trees])
-  root = np.cumsum(num_nodes) - num_nodes
+  first_node = np.cumsum(num_nodes) - num_nodes
   edges = {
     name: np.concatenate([getattr(tree, name) for tree in trees]).ravel()
     for name in _EMPTY
@@ -161,9 +172,9 @@ def plant(trees: Sequence[TreeRecord]) -> Forest:
     edges[name][is_empty] = value
 
   def edge_ids(node_field, candidate_field):
-    """Edges of a record's fields, whose nodes count from the tree's root."""
+    """Edges of a record's fields, whose nodes count from the tree's first."""
     node = [getattr(tree, node_field) for tree in trees]
-    first = np.repeat(root, [len(part) for part in node])
+    first = np.repeat(first_node, [len(part) for part in node])
     node = np.concatenate(node)
     a = np.concatenate([getattr(tree, candidate_field) for tree in trees])
     return np.where(node >= 0, (first + node) * num_candidates + a, -1)
@@ -183,7 +194,6 @@ def plant(trees: Sequence[TreeRecord]) -> Forest:
     edges=edges,
     ancestors=np.array(ancestors),
     tree_of_node=np.repeat(np.arange(len(trees)), num_nodes),
-    root=root,
     prompt_length=np.array([len(prompt) for prompt in prompts]),
     committed=committed,
     final_score=np.array([tree.final_score for tree in trees]),

@@ -138,7 +138,7 @@ def actions(
 
 
 def step_q(forest: Forest) -> tuple[Targets, Targets]:
-  """The best that the stored candidates lead to, after steps and at roots.
+  """The best that the stored candidates lead to, after steps and prompts.
 
   Q-learning over the stored candidates, Q(s, a) = V(s · a): the value after a
   step is the largest among the candidates there, and theirs likewise, down to
@@ -147,7 +147,7 @@ def step_q(forest: Forest) -> tuple[Targets, Targets]:
   too high, the more so the more candidates there are.
 
   Returns:
-    Of edges [E] and of roots [K], in [0, 1]; no target where nothing is below
+    Of edges [E] and of prompts [K], in [0, 1]; no target where nothing is below
     and the line is not settled.
   """
   count = forest.edges["count"]
@@ -161,6 +161,9 @@ def step_q(forest: Forest) -> tuple[Targets, Targets]:
     is_backed = ~forest.is_settled[edge] & (count[below] > 0).any(axis=1)
     value[edge] = np.where(is_backed, best(below), value[edge])
     weight[edge] |= is_backed
-  below_root = forest.candidates(forest.root)
-  has_any = (count[below_root] > 0).any(axis=1)
-  return Targets(value, weight), Targets(best(below_root), has_any)
+  below_root = forest.candidates(forest.roots)
+  tree = forest.tree_of_node[forest.roots]
+  prompt = Targets(np.zeros(forest.num_trees), np.zeros(forest.num_trees, bool))
+  np.maximum.at(prompt.target, tree, best(below_root))
+  np.logical_or.at(prompt.weight, tree, (count[below_root] > 0).any(axis=1))
+  return Targets(value, weight), prompt

@@ -61,9 +61,11 @@ def trees_to_rows(
     forest = tree_policy.replanned(forest, search)
   policy_NA = tree_policy.search_policy(forest, learner, search)
   if learner.value_target == "step_q":
-    edge_value, root_value = returns.step_q(forest)
+    edge_value, prompt_value = returns.step_q(forest)
   else:
-    edge_value, root_value = _value_targets(forest, policy_NA, learner, search)
+    edge_value, prompt_value = _value_targets(
+      forest, policy_NA, learner, search
+    )
   if learner.prm_target == "progress":
     change = returns.progress(forest, policy_NA)
     prm = Targets((1 + change.target) / 2, change.weight)
@@ -81,7 +83,7 @@ def trees_to_rows(
   if objective.reads(learner, "rival"):
     columns |= _rivals(forest, prm)
   columns = _thin(forest, columns, learner.light_steps, rng)
-  lesson = _in_preorder(forest, columns, root_value)
+  lesson = _in_preorder(forest, columns, prompt_value)
   return rows.assemble(forest.tokens, lesson, row_tokens)
 
 
@@ -91,7 +93,7 @@ def _value_targets(
   learner: LearnerConfig,
   search: SearchConfig,
 ) -> tuple[Targets, Targets]:
-  """P(solved) after each edge, and at each root.
+  """P(solved) after each edge, and after each prompt.
 
   * A fact where there is one, with weight 1: 0 after an illegal step and all
     below it, and the verifier's score after a step that finishes its line. A
@@ -105,12 +107,12 @@ def _value_targets(
     back nothing up count no visits; `replanned` Q asks what they expanded.)
   * Else none: what the network said itself is no news to it.
 
-  The root's search value is the mean of Q under pi'. Search values are
-  P(solved) only if V drove the search or they are `replanned`; else, under
-  `utility: prm` and `mix`, they are left out.
+  A prompt's search value is the mean of Q under pi', and over its roots.
+  Search values are P(solved) only if V drove the search or they are
+  `replanned`; else, under `utility: prm` and `mix`, they are left out.
 
   Returns:
-    Targets of edges [E] and of roots [K].
+    Targets of edges [E] and of prompts [K].
   """
   edges, tree = forest.edges, forest.tree_of_edge
   is_committed = np.zeros(len(tree), bool)
@@ -129,15 +131,21 @@ def _value_targets(
     target=np.where(forest.is_settled, forest.fact, mix.target),
     weight=np.where(forest.is_settled, 1.0, mix.weight),
   )
-  root_policy_KA = policy_NA[forest.root]
-  root_q_KA = edges["q"].reshape(policy_NA.shape)[forest.root]
-  root_targets = _mix(
+  policy_RA = policy_NA[forest.roots]
+  q_RA = edges["q"].reshape(policy_NA.shape)[forest.roots]
+  tree_R = forest.tree_of_node[forest.roots]
+  # pi' is 0 where the search knows nothing of it.
+  count_K, sum_K = (
+    np.bincount(tree_R, values_R, forest.num_trees)
+    for values_R in (policy_RA.any(axis=1), (policy_RA * q_RA).sum(axis=1))
+  )
+  prompt_targets = _mix(
     forest.final_score,
     learner.value_lambda * forest.has_verdict,
-    (root_policy_KA * root_q_KA).sum(axis=1),
-    q_share * root_policy_KA.any(axis=1),
+    sum_K / np.maximum(count_K, 1),
+    q_share * (count_K > 0),
   )
-  return edge_targets, root_targets
+  return edge_targets, prompt_targets
 
 
 def _mix(a, a_weight, b, b_weight) -> Targets:
@@ -234,14 +242,14 @@ def _rivals(forest: Forest, prm: Targets) -> dict[str, np.ndarray]:
 
 
 def _in_preorder(
-  forest: Forest, columns: dict[str, np.ndarray], root_value: Targets
+  forest: Forest, columns: dict[str, np.ndarray], prompt_value: Targets
 ) -> rows.Lesson:
   """The pieces of trees that have something to teach, or lead to such a one.
 
   Args:
     forest: the trees.
     columns: of edges [E], by names of `rows.Lesson`.
-    root_value: of prompts [K].
+    prompt_value: of prompts [K].
   """
   weights = [c for name, c in columns.items() if name.endswith("_weight")]
   is_kept = (sum(weights) > 0) & (forest.edges["count"] > 0)
@@ -249,16 +257,16 @@ def _in_preorder(
     is_kept[columns["rival"][columns["rival_weight"] > 0]] = True
   for edge, below in forest.levels():
     is_kept[edge] |= is_kept[below].any(axis=1)
-  piece, above = _preorder(forest, is_kept, root_value.weight > 0)
-  num_trees, length = len(forest.root), forest.edges["length"]
+  piece, above = _preorder(forest, is_kept, prompt_value.weight > 0)
+  num_trees, length = forest.num_trees, forest.edges["length"]
 
   def column(of_prompt, of_edge):
     return np.concatenate([of_prompt, of_edge])[piece]
 
   none = np.zeros(num_trees)
   filled = {name: column(none, c) for name, c in columns.items()}
-  filled["value_target"] = column(root_value.target, columns["value_target"])
-  filled["value_weight"] = column(root_value.weight, columns["value_weight"])
+  filled["value_target"] = column(prompt_value.target, columns["value_target"])
+  filled["value_weight"] = column(prompt_value.weight, columns["value_weight"])
   if "rival" in columns:
     place = np.full(num_trees + len(length), -1)
     place[piece] = np.arange(len(piece))
@@ -273,7 +281,7 @@ def _in_preorder(
 
 
 def _preorder(
-  forest: Forest, is_kept: np.ndarray, is_root_kept: np.ndarray
+  forest: Forest, is_kept: np.ndarray, is_prompt_kept: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
   """Prompts and steps in the order in which rows hold them.
 
@@ -283,31 +291,34 @@ def _preorder(
   Args:
     forest: K trees.
     is_kept: bool [E], of edges; so is all that is above them.
-    is_root_kept: bool [K], the prompt has something to teach itself.
+    is_prompt_kept: bool [K], the prompt has something to teach itself.
 
   Returns:
     (piece [P], k for the prompt of tree k and K + e for edge e; above [P], the
     place of what it goes on from, -1 for prompts).
   """
-  num_trees, num_candidates = len(forest.root), forest.num_candidates
+  into_node = forest.ancestors[0]
+  comes_after = np.where(
+    into_node < 0, forest.tree_of_node, forest.num_trees + into_node
+  )
   # What is pushed last comes first.
   kept = np.flatnonzero(is_kept)[::-1]
   kept = kept[np.argsort(forest.node_below[kept] < 0, kind="stable")]
   below: dict[int, list[int]] = {}
-  for edge in kept.tolist():
-    below.setdefault(edge // num_candidates, []).append(edge)
-  node_below = forest.node_below.tolist()
+  for edge, before in zip(
+    kept.tolist(),
+    comes_after[kept // forest.num_candidates].tolist(),
+    strict=True,
+  ):
+    below.setdefault(before, []).append(forest.num_trees + edge)
   piece, above = [], []
-  for tree, root in enumerate(forest.root.tolist()):
-    if not (is_root_kept[tree] or root in below):
+  for tree in range(forest.num_trees):
+    if not (is_prompt_kept[tree] or tree in below):
       continue
-    stack = [(edge, len(piece)) for edge in below.get(root, ())]
-    piece.append(tree)
-    above.append(-1)
+    stack = [(tree, -1)]
     while stack:
-      edge, comes_after = stack.pop()
-      place = len(piece)
-      piece.append(num_trees + edge)
-      above.append(comes_after)
-      stack += [(e, place) for e in below.get(node_below[edge], ())]
+      one, place_above = stack.pop()
+      stack += [(other, len(piece)) for other in below.get(one, ())]
+      piece.append(one)
+      above.append(place_above)
   return np.array(piece, np.int64), np.array(above, np.int64)

@@ -72,6 +72,44 @@ def test_small_tree_by_hand():
   assert len(batch.tokens) == 1
 
 
+def two_lines():
+  """The nodes of the small tree, each at the prompt: two lines, drawn apart."""
+  return small_tree(
+    node_parent=np.array([-1, -1], np.int32),
+    node_candidate=np.array([-1, -1], np.int32),
+    committed_node=np.array([1], np.int32),
+    committed_candidate=np.array([0], np.int32),
+  )
+
+
+def test_every_line_that_was_drawn_apart_is_learned_from():
+  batch = whole_rows([two_lines()], LearnerConfig(), SearchConfig(), 10)
+  expected = {
+    "tokens": [90, 91, 11, 12, 13, 21, 22, 31, 32, 0],
+    "position": [0, 1, 2, 3, 2, 2, 3, 2, 3, 0],
+    "policy_weight": [0, 0, 0.5, 0.5, 0.5, *[0.75] * 2, *[0.25] * 2, 0],
+    # Outcome 1 and the mean of the roots' 0.6 and 0.5, at lambda 0.75.
+    "value_weight": [0, 1, 0, 0.25, 0, 0, 1, 0, 1, 0],
+    "value_target": [0, 0.8875, 0, 0.6, 0, 0, 1, 0, 0, 0],
+  }
+  for name, values in expected.items():
+    np.testing.assert_allclose(
+      getattr(batch, name)[0], values, rtol=1e-6, err_msg=name
+    )
+
+
+def test_a_prompt_is_worth_the_best_of_its_lines():
+  learner = LearnerConfig(value_target="step_q")
+  for best in 0, 1:
+    tree = two_lines()
+    tree.ended[:], tree.outcome[:] = False, -1
+    tree.value[:] = 0.25
+    tree.value[best, 1] = 0.75
+    batch = whole_rows([tree], learner, SearchConfig(), 10)
+    assert batch.value_target[0, 1] == 0.75
+    assert batch.value_weight[0, 1] == 1
+
+
 def test_own_expansion_counts_as_a_visit():
   """Below the root all candidates are finished lines, which nothing visits.
 

@@ -1,11 +1,13 @@
 """The comparison of a study's arms: a small one, and its table by hand."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
 import yaml
 
+from qstar_jax import configuration
 from tools import ablate
 
 pytest_plugins = ["tests.training.micro_run"]
@@ -36,10 +38,13 @@ def test_every_arm_is_trained_and_evaluated_once(
 
   monkeypatch.setattr(ablate, "qstar", run)
   out = tmp_path / "out"
-  ablate.main([str(study), "--out", str(out), "--arms", "reference"])
+  ablate.main([str(study), "--out", str(out), "--arms", "no PRM!"])
   assert commands == ["train", "evaluate"] * 2
+  assert not (out / "ablation.md").exists()
+  commands.clear()
   ablate.main([str(study), "--out", str(out)])
-  assert commands == ["train", "evaluate"] * 4
+  # What is there is looked at again, and not evaluated.
+  assert commands == ["train", "evaluate", "train"] * 2
   rows = json.loads((out / "ablation.json").read_text())
   assert [(row["arm"], row["searcher"]) for row in rows] == [
     (arm, searcher)
@@ -61,11 +66,44 @@ def test_a_failed_command_ends_it(study, tmp_path, monkeypatch):
   assert stopped.value.code == 75
 
 
+@pytest.mark.parametrize("cut", ["train", "evaluate"])
+def test_cut_anywhere_it_goes_on(study, qstar, tmp_path, monkeypatch, cut):
+  """Also where the evaluation is another one, and then as it was again."""
+  out = str(tmp_path / "out")
+  arguments = [str(study), "--out", out, "--arms", "reference"]
+  is_cut, commands = False, []
+
+  def run(command):
+    commands.append(command[0])
+    return 75 if is_cut and command[0] == cut else qstar(*command).code
+
+  monkeypatch.setattr(ablate, "qstar", run)
+  ablate.main(arguments)
+  text = study.read_text()
+  study.write_text(text.replace("greedy,gumbel", "greedy"))
+  is_cut = True
+  with pytest.raises(SystemExit):
+    ablate.main(arguments)
+  is_cut = False
+  study.write_text(text)
+  commands.clear()
+  ablate.main(arguments)
+  # An evaluation that was begun may have written over the one before it.
+  again = ["train", "evaluate"] if cut == "evaluate" else ["train"]
+  assert commands == [*again, "train"]
+
+
 def _write(run_dir, scores):
+  """Three plays of each problem with a searcher, one of the policy alone."""
   (run_dir / "evaluation").mkdir(parents=True)
   plays = [
-    {"searcher": "greedy", "budget": None, "score": score} for score in scores
-  ] + [{"searcher": "beam", "budget": 64, "score": 1.0} for _ in scores]
+    {"searcher": "greedy", "budget": None, "problem": i, "score": score}
+    for i, score in enumerate(scores)
+  ] + [
+    {"searcher": "beam", "budget": 64, "problem": i, "score": play < 2}
+    for play in range(3)
+    for i in range(len(scores))
+  ]
   text = "".join(json.dumps(play) + "\n" for play in plays)
   (run_dir / "evaluation/problems.jsonl").write_text(text)
   record = {"kind": "iteration", "minutes": 2.0, "iteration": 3, "tokens": 5e6}
@@ -88,6 +126,8 @@ def test_the_table_by_hand(tmp_path):
   low, high = by_key["b", "greedy"]["lead_ci95"]
   assert 0 <= low < 0.25 < high
   assert by_key["b", "beam, 64 tokens"]["lead"] == 0
+  # Alike for all problems: plays are no problems.
+  assert np.allclose(by_key["b", "beam, 64 tokens"]["ci95"], 2 / 3)
   assert np.isclose(by_key["b", "greedy"]["tokens"], 5e6)
   line = ablate.table(rows).splitlines()[4]
   assert line.startswith("| b | greedy | 62.5 [")
@@ -96,7 +136,16 @@ def test_the_table_by_hand(tmp_path):
 
 @pytest.mark.parametrize(
   ("content", "part"),
-  [("arms: [", "no study"), ("arm: {}", "unexpected"), ("", "no study")],
+  [
+    ("arms: [", "no study"),
+    ("arm: {}", "unexpected"),
+    ("", "no study"),
+    ("{config: a, options: '', seeds: [0], evaluate: '', arms: [a]}", "items"),
+    (
+      "{config: a, options: '', seeds: [], evaluate: '', arms: {a: }}",
+      "a seed",
+    ),
+  ],
 )
 def test_a_file_that_is_no_study(tmp_path, content, part):
   path = tmp_path / "study.yaml"
@@ -108,3 +157,14 @@ def test_a_file_that_is_no_study(tmp_path, content, part):
 def test_an_unknown_arm(study):
   with pytest.raises(SystemExit, match="no arm 'x'; the study has reference"):
     ablate.main([str(study), "--arms", "x"])
+
+
+STUDIES = sorted(configuration.configs_dir().glob("ablations/*.yaml"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_every_run_of_a_study_has_a_config(path):
+  study = ablate.read_study(path)
+  for options in study.arms.values():
+    words = shlex.split(f"{study.options} {options} --seed 1")
+    assert configuration.load(study.config, words).seed == 1
