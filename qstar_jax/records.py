@@ -85,9 +85,10 @@ class Domain(Protocol):
   """Rules: samples problems, checks a step, verifies a line. No JAX, no model.
 
   Implementations are frozen dataclasses whose fields are the options that a
-  config may set. Every method is deterministic in its arguments. One more is
-  optional: `sample_related(rng, difficulty) -> Problem`, for
-  `curriculum.related_share`.
+  config may set. Every method is deterministic in its arguments. Needed by some
+  configs only: `legal_steps` and `corrupt` (`warm_start.corrupt_share`),
+  `state_key` (`search.share_statistics`), and `sample_related(rng, difficulty)
+  -> Problem` (`curriculum.related_share`).
 
   Attributes:
     name: registry name, lower case.

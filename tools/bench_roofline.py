@@ -3,13 +3,14 @@
 usage: python tools/bench_roofline.py CONFIG [--repeats 5] [--json]
          [config overrides]
 
-Takes gradient steps and decodes steps of the config's sizes, on all its
-devices, and runs nothing but the matrix products that these need, each in a
-loop of its own, on the same devices in the same process. The products of a
-gradient step are read from its program, those of decoding are listed in
-`search_parts.decode_products`. Figures are medians of the repeats, which take
-turns; the share is that of the products' time in the whole. What the operation
-of products alone reaches is the most that any program of these shapes can.
+Takes gradient steps and decodes steps of the config's sizes (by sampling, with
+replacement), on all its devices, and runs nothing but the matrix products that
+these need, each in a loop of its own, on the same devices in the same process.
+The products of a gradient step are read from its program, those of decoding are
+listed in `search_parts.decode_products`. Figures are medians of the repeats,
+which take turns; the share is that of the products' time in the whole. What the
+operation of products alone reaches is the most that any program of these shapes
+can.
 
 Progress goes to stderr, the table to stdout.
 """
@@ -26,13 +27,13 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from qstar_jax import configuration
+from qstar_jax import configuration, validation
 from qstar_jax.cli import runtime
 from qstar_jax.config import ExperimentConfig, MeshConfig
 from qstar_jax.errors import UserError
 
-# In one call of a loop: enough that the call itself costs little.
-_LOOP_OPERATIONS = 2e8
+# Of a loop of products: enough that the call itself costs little.
+_LOOP_SECONDS = 5e-3
 
 
 class Dot(NamedTuple):
@@ -84,16 +85,20 @@ def dots_of(jaxpr: Any, times: int = 1) -> Iterator[tuple[Dot, int]]:
           yield from dots_of(inner, inner_times)
 
 
-def dot_loop(dot: Dot, mesh: Any, length: int) -> Callable[[], Any]:
-  """A compiled loop of one product, which every device runs for itself."""
+def dot_seconds(dot: Dot, mesh: Any) -> Callable[[], float]:
+  """Measures one product, which every device does for itself in a loop."""
   import jax
+  from jax.sharding import NamedSharding
   from jax.sharding import PartitionSpec as P
+
+  from tools.search_parts import best_seconds
 
   keys = jax.random.split(jax.random.key(0))
   left = jax.random.normal(keys[0], dot.left, dot.dtype)
   right = jax.random.normal(keys[1], dot.right, dot.dtype)
+  left, right = jax.device_put((left, right), NamedSharding(mesh, P()))
 
-  def loop(left, right):
+  def loop(left, right, length):
     def body(_, left):
       y = jax.lax.dot_general(left, right, dot.dimensions)
       # The next product waits for this one, at the cost of one number.
@@ -103,11 +108,16 @@ def dot_loop(dot: Dot, mesh: Any, length: int) -> Callable[[], Any]:
     return jax.lax.fori_loop(0, length, body, left)
 
   run = jax.jit(
-    jax.shard_map(
-      loop, mesh=mesh, in_specs=(P(), P()), out_specs=P(), check_vma=False
-    )
+    jax.shard_map(loop, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)
   )
-  return lambda: run(left, right)
+
+  def seconds(length):
+    return best_seconds(lambda: run(left, right, length))
+
+  length = 1
+  while seconds(length) < _LOOP_SECONDS:
+    length *= 4
+  return lambda: seconds(length) / length
 
 
 class Part(NamedTuple):
@@ -157,10 +167,7 @@ def learner_part(config: ExperimentConfig) -> Part:
   counts: collections.Counter[Dot] = collections.Counter()
   for dot, times in dots_of(jax.make_jaxpr(steps)(trainer.state, share).jaxpr):
     counts[dot] += times
-  loops = []
-  for dot, times in counts.items():
-    length = max(1, round(_LOOP_OPERATIONS / dot.operations))
-    loops.append((dot_loop(dot, mesh, length), times / length))
+  products = [(dot_seconds(dot, mesh), n) for dot, n in counts.items()]
   batches = train_step.put_batches([batch], mesh)
   state = [trainer.state]
 
@@ -170,7 +177,7 @@ def learner_part(config: ExperimentConfig) -> Part:
 
   return Part(
     lambda: best_seconds(step),
-    lambda: sum(share * best_seconds(loop) for loop, share in loops),
+    lambda: sum(times * seconds() for seconds, times in products),
   )
 
 
@@ -250,6 +257,11 @@ def main() -> None:
   args, overrides = parser.parse_known_args()
   config = configuration.load(args.config, overrides)
   runtime.start_runtime(config)
+  import jax
+
+  validation.validate_for_devices(config, jax.device_count())
+  if config.mesh.model > 1:
+    raise UserError("mesh.model: products of a network in parts are not known")
   rows = measure(config, args.repeats)
   print(json.dumps(rows) if args.json else table(rows))
 

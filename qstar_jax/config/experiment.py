@@ -141,8 +141,8 @@ class CurriculumConfig:
   Attributes:
     uniform_share: share of problems drawn without regard to solve rates.
     decay: weight of the past in the running solve rates.
-    related_share: share of new problems of the domain's wider kind: those with
-      any target in Game of 24.
+    related_share: share of new problems of the domain's wider kind: in Game of
+      24 those with larger numbers or another target.
     replay_share: share of an iteration's plays that are of problems in the
       table: those that some line has solved, by p (1 - p).
     table_problems: in the table at most, those played last.
@@ -196,8 +196,9 @@ class GateConfig:
     win_rate: share of the problems on which the two differ that a better
       candidate wins; the other hypothesis is one half.
     error_rate: of the test, to accept an equal one or to refuse a better one.
-    max_refusals: in a row, after which the learner goes back to the params that
-      play; 0 never does.
+    max_refusals: trials in a row that accept nobody, refused or without a
+      result, after which the learner goes back to the params that play; 0 never
+      does.
   """
 
   every_iterations: int = 0

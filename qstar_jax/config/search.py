@@ -22,8 +22,8 @@ class SearchConfig:
       num_simulations.
     temperature: of the proposal that candidates are sampled from; 0 is greedy,
       or beam search.
-    min_p: tokens are not proposed that the policy holds for less than so many
-      times as likely as the likeliest one there.
+    min_p: no token is proposed that is less than min_p times as likely as the
+      likeliest one there; 0 drops none.
     proposal: candidates are drawn with replacement (`sample`) or without it
       (`stochastic_beam`), so that all of them differ.
     utility: the score that drives the search: V, the PRM, or their product.
@@ -41,10 +41,11 @@ class SearchConfig:
       `gumbel`, `puct` and `mpc`.
     horizon: steps that model-predictive control looks ahead.
     num_rollouts: of each of its candidates, at most num_candidates.
-    breadth: candidates of an expansion over the number of expansions that a
-      budget buys: its steps make sqrt(breadth * steps) candidates each.
+    breadth: an expansion has sqrt(breadth * n) candidates where a budget buys n
+      steps: candidates of an expansion over expansions.
     path_cost: of A*, what g is made of.
-    policy_cost: of A* and Q*, what every nat of -log pi of a line takes from f.
+    policy_cost: of A* and Q*, what every nat of -log pi of a line takes from f;
+      nothing where the verifier has judged.
     heuristic: of Q*, V of a line or of its best candidate, or Q of its last
       token; of searches over tokens, `token_q` or else V.
     heuristic_weight: lambda in f = g + lambda h.

@@ -27,13 +27,13 @@ _EXAMPLE = "4 9 10 13"
 class Game24(NumberGame):
   """Four numbers 1 to 13, e.g. `4 9 10 13`. See `number_game` for the rules.
 
-  Related problems have larger numbers where max_number allows any, otherwise
-  other targets. Random play may have both; the prompt always names the target.
+  Related problems differ from the game in one thing: another target, or larger
+  numbers. Random play may have both; the prompt always names the target.
   Difficulty is 3, the number of operations.
 
   Attributes:
     max_target: largest of the other targets, 24 to 999999.
-    max_number: largest number of related problems and random play, 13 to 99.
+    max_number: largest of the larger numbers, 13 (none are larger) to 99.
     integers_only: sampled hands can be solved, and random play goes, with
       positive integers throughout; otherwise fractions and negatives occur.
       The rules do not depend on it.
@@ -75,13 +75,13 @@ class Game24(NumberGame):
   def sample_related(
     self, rng: np.random.Generator, difficulty: int
   ) -> Problem:
-    """The game with larger numbers or, if none are larger, another target.
+    """The game with another target or, every other time, larger numbers.
 
     Raises:
       UserError: difficulty is not 3.
     """
     self._check_difficulty(difficulty)
-    if self.max_number > _MAX_NUMBER:
+    if self._is_wide(rng):
       return self._sample(rng, self.max_number)
     return super().sample_related(rng, difficulty)
 
@@ -122,7 +122,11 @@ class Game24(NumberGame):
   def _draw_played_numbers(
     self, rng: np.random.Generator, difficulty: int
   ) -> list[int]:
-    return _draw(rng, self.max_number)
+    return _draw(rng, self.max_number if self._is_wide(rng) else _MAX_NUMBER)
+
+  def _is_wide(self, rng: np.random.Generator) -> bool:
+    """Whether a hand may have larger numbers; nothing drawn if none may."""
+    return self.max_number > _MAX_NUMBER and rng.random() < 0.5
 
 
 def _draw(rng: np.random.Generator, max_number: int) -> list[int]:

@@ -15,8 +15,10 @@ from qstar_jax.config import ExperimentConfig, MeshConfig, SearchConfig
 from qstar_jax.distributed import rules
 from qstar_jax.distributed.mesh import actor_axes, make_mesh
 from qstar_jax.domains import make_domain, splits
+from qstar_jax.errors import UserError
 from qstar_jax.model import partitioning
 from qstar_jax.records import Domain
+from qstar_jax.search import budget
 from qstar_jax.selfplay.player import Player
 from qstar_jax.text.vocabulary import Vocabulary
 from qstar_jax.training import inputs
@@ -119,7 +121,9 @@ def begin(
   Raises:
     UserError: what the config names is not there, or cannot be used.
   """
+  _check_budgets(config)
   fields = _rules(config)
+  _check_mistakes(config, fields["domain"])
   labelled = None
   if config.data.labels:
     labelled = open_labels(config, run_dir, fields["problems"], check_stop)
@@ -134,6 +138,41 @@ def begin(
     graphdef=graphdef,
     mesh=mesh,
   ), params
+
+
+def _check_budgets(config: ExperimentConfig) -> None:
+  """Raises UserError if plays that come late in the run could not begin."""
+  text = config.text
+  least = budget.least_tokens(
+    text.max_prompt_tokens,
+    text.max_steps,
+    text.max_step_tokens,
+    config.search.num_candidates,
+  )
+  for name, budgets in (
+    ("gate.token_budget", [config.gate.token_budget or least]),
+    ("evaluation.ladder_budgets", config.evaluation.ladder_budgets),
+  ):
+    if min(budgets, default=least) < least:
+      raise UserError(
+        f"{name} has {min(budgets)}: a line may take {least} tokens; give "
+        f"{least} or more"
+      )
+
+
+def _check_mistakes(config: ExperimentConfig, domain: Domain) -> None:
+  """Raises UserError if the domain cannot make the mistakes of random play."""
+  warm_start = config.warm_start
+  is_drawn = warm_start.steps > 0 or warm_start.later_share > 0
+  if not is_drawn or warm_start.corrupt_share == 0:
+    return
+  for method in "corrupt", "legal_steps":
+    if not hasattr(domain, method):
+      raise UserError(
+        f"warm_start.corrupt_share is {warm_start.corrupt_share:g}: domain "
+        f"{domain.name} has no method {method}; write it (see "
+        "qstar_jax.records.Domain) or set corrupt_share to 0"
+      )
 
 
 def of_checkpoint(

@@ -9,6 +9,7 @@ import pytest
 from etils import epath
 
 from qstar_jax.config import GateConfig
+from qstar_jax.errors import UserError
 from qstar_jax.evaluation import gate
 from qstar_jax.evaluation.gate import Decision
 from qstar_jax.training.preemption import PreemptionFlag
@@ -149,5 +150,5 @@ def test_an_equal_candidate_is_not_promoted(trainer, try_candidate):
 
 
 def test_a_budget_too_small_for_a_line_is_refused(trainer, try_candidate):
-  with pytest.raises(Exception, match="token"):
+  with pytest.raises(UserError, match="token"):
     try_candidate(trainer.state.played, token_budget=3)

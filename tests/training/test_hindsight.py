@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from etils import epath
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +16,9 @@ from qstar_jax.errors import UserError
 from qstar_jax.records import Outcome
 from qstar_jax.text.steps import decode_line, split_steps
 from qstar_jax.text.vocabulary import ByteVocabulary
-from qstar_jax.training import hindsight
+from qstar_jax.training import hindsight, setup
+
+pytest_plugins = ["tests.training.micro_run"]
 
 _VOCABULARY = ByteVocabulary()
 _OPTIONS = {"countdown": {"min_number": 1, "max_number": 4, "max_target": 16}}
@@ -159,6 +162,31 @@ def test_shares():
   assert 0.36 < kinds["right"] / total < 0.55
   for *_, labels, _ in _rows(_batch(problems, 0, corrupt_share=0.0)):
     assert set(labels) == {1.0}
+
+
+def test_a_domain_that_makes_no_mistakes_is_refused(micro_config, tmp_path):
+  """With a line that says what to write or to set."""
+
+  class Minimal:
+    def __init__(self, domain):
+      self._domain = domain
+
+    def __getattr__(self, name):
+      if name in ("corrupt", "legal_steps"):
+        raise AttributeError(name)
+      return getattr(self._domain, name)
+
+  def begin(config):
+    mesh, _ = setup.make_meshes(config.mesh)
+    return setup.begin(config, epath.Path(tmp_path), mesh, lambda: None)
+
+  make = setup.make_domain
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(setup, "make_domain", lambda *args: Minimal(make(*args)))
+    with pytest.raises(UserError, match="no method corrupt; write it"):
+      begin(micro_config)
+    warm_start = dataclasses.replace(micro_config.warm_start, corrupt_share=0.0)
+    begin(dataclasses.replace(micro_config, warm_start=warm_start))
 
 
 def test_no_held_out_problem_appears():

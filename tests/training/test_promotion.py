@@ -8,7 +8,8 @@ import pytest
 from etils import epath
 
 from qstar_jax import checkpoint
-from qstar_jax.config import GateConfig
+from qstar_jax.config import EvaluationConfig, GateConfig
+from qstar_jax.errors import UserError
 from qstar_jax.evaluation import gate
 from qstar_jax.evaluation.gate import Decision, Trial
 from qstar_jax.replay import ReplayReader
@@ -175,3 +176,21 @@ def test_a_run_that_was_cut_knows_its_player(config, decide, tmp_path):
       np.testing.assert_array_equal(a, b)
   assert checkpoint.load(cut).step == checkpoint.load(whole).step == 28
   assert checkpoint.latest_meta(cut) == checkpoint.latest_meta(whole)
+
+
+@pytest.mark.parametrize(
+  ("changes", "name"),
+  [
+    ({"gate": GateConfig(every_iterations=1, token_budget=9)}, "gate.token"),
+    (
+      {"evaluation": EvaluationConfig(ladder_budgets=(9, 900))},
+      "evaluation.ladder_budgets",
+    ),
+  ],
+)
+def test_a_budget_too_small_for_a_line_is_refused_at_once(
+  micro_config, tmp_path, changes, name
+):
+  config = dataclasses.replace(micro_config, **changes)
+  with pytest.raises(UserError, match=f"{name}.* has 9: a line may take"):
+    _train(config, epath.Path(tmp_path))

@@ -1,14 +1,15 @@
 """Q* as published (Wang et al. 2024, arXiv:2406.14283): f = g + lambda h.
 
-g is any aggregate of the PRM scores along the line (`aggregate`), h a value to
-go. With `heuristic: value` it is V of the line. With `max_q` it is the best V
-among the line's own candidates, which have to be sampled to know it: a line
-stands in the queue under V until it is expanded, then under its best candidate,
-and its candidates join the queue when it comes first again, none with a higher
-f than it had then (pathmax, Mero 1984, since g may grow along a line). With
-`token_q` it is Q of the line's last token. The search stops when a finished
-line comes first; where the verifier has judged one, g and h are its score. No
-optimality is claimed.
+g is any aggregate of the scores along the line (`aggregate`), of the PRM in
+evaluation, of what `utility` says in self-play; h is a value to go. With
+`heuristic: value` it is V of the line. With `max_q` it is the best V among the
+line's own candidates, which have to be sampled to know it: a line stands in the
+queue under V until it is expanded, then under its best candidate, and its
+candidates join the queue when it comes first again, none with a higher f than
+it had then (pathmax, Mero 1984, since g may grow along a line). With `token_q`
+it is Q of the line's last token. The search stops when a finished line comes
+first; where the verifier has judged one, g and h are its score. No optimality
+is claimed.
 
 With `policy_cost` c, c log pi of the line is part of g; see `astar`.
 
