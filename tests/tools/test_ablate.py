@@ -1,7 +1,10 @@
 """The comparison of a study's arms: a small one, and its table by hand."""
 
 import json
+import os
 import shlex
+import signal
+import sys
 
 import numpy as np
 import pytest
@@ -91,6 +94,22 @@ def test_cut_anywhere_it_goes_on(study, qstar, tmp_path, monkeypatch, cut):
   # An evaluation that was begun may have written over the one before it.
   again = ["train", "evaluate"] if cut == "evaluate" else ["train"]
   assert commands == [*again, "train"]
+
+
+def test_a_signal_is_the_command_s_to_answer(tmp_path, monkeypatch):
+  """So that a run saves what it has, and no process is left behind."""
+  program = tmp_path / "qstar"
+  program.write_text(
+    "#!/bin/sh\n"
+    "trap 'exit 75' TERM\n"
+    f"kill -TERM {os.getpid()}\n"
+    "sleep 9 & wait\n"
+  )
+  program.chmod(0o755)
+  monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+  before = signal.getsignal(signal.SIGTERM)
+  assert ablate.qstar([]) == 75
+  assert signal.getsignal(signal.SIGTERM) == before
 
 
 def _write(run_dir, scores):
