@@ -281,8 +281,11 @@ def report(study: Study, out: pathlib.Path) -> None:
     return
   arms = [arm for arm in study.arms if all(has(arm, seed) for seed in seeds)]
   rows = summarise(out, arms, seeds)
-  (out / "ablation.json").write_text(json.dumps(rows, indent=1) + "\n")
-  (out / "ablation.md").write_text(table(rows))
+  for name, text in (
+    ("ablation.json", json.dumps(rows, indent=1) + "\n"),
+    ("ablation.md", table(rows)),
+  ):
+    files.publish_text(epath.Path(out / name), text)
   draw(rows).savefig(out / "ablation.png", dpi=150)
   print(table(rows), end="")
 

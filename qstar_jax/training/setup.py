@@ -18,7 +18,7 @@ from qstar_jax.domains import make_domain, splits
 from qstar_jax.errors import UserError
 from qstar_jax.model import partitioning
 from qstar_jax.records import Domain
-from qstar_jax.search import budget
+from qstar_jax.search import budget, searchers
 from qstar_jax.selfplay.player import Player
 from qstar_jax.text.vocabulary import Vocabulary
 from qstar_jax.training import inputs
@@ -142,7 +142,7 @@ def begin(
 
 def _check_budgets(config: ExperimentConfig) -> None:
   """Raises UserError if plays that come late in the run could not begin."""
-  text = config.text
+  text = searchers.limits(config.search, config.text)
   least = budget.least_tokens(
     text.max_prompt_tokens,
     text.max_steps,
